@@ -1,0 +1,67 @@
+"""Strict loading into a module."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from checkpoint_files import build, flux2, full_shapes, header_only, kl, ldm, save, state_of
+
+from vae_core.checkpoint import assign, open_checkpoint
+from vae_core.errors import StateDictError
+from vae_core.spec import KL, VARIANTS
+
+
+def on_meta(config):
+    with torch.device("meta"):
+        return build(KL, config)
+
+
+def test_a_module_on_the_meta_device_is_filled(tmp_path):
+    model = kl(32, 64)
+    opened = open_checkpoint(save(tmp_path / "vae.safetensors", ldm(state_of(model), 2)))
+    target = on_meta(opened.config)
+    assign(target, opened, dtype=torch.float64)
+    x = torch.randn(1, 3, 16, 16, dtype=torch.float64)
+    assert torch.equal(target(x).sample, model.double()(x).sample)
+    assert all(parameter.requires_grad for parameter in target.parameters())
+
+
+def test_tensors_of_the_file_become_the_parameters(tmp_path):
+    opened = open_checkpoint(save(tmp_path / "vae.safetensors", state_of(kl(32, 64))))
+    target = on_meta(opened.config)
+    assign(target, opened)
+    with torch.no_grad():
+        target.encoder.conv_in.weight.zero_()  # private to this process: the file does not change
+    again = dict(opened.tensors())["encoder.conv_in.weight"]
+    assert again.abs().sum() > 0
+
+
+def test_nothing_is_loaded_if_anything_is_wrong(tmp_path):
+    opened = open_checkpoint(save(tmp_path / "vae.safetensors", state_of(kl(32, 64))))
+    target = kl(32, 32)
+    before = state_of(target)
+    with pytest.raises(StateDictError) as error:
+        assign(target, opened)
+    assert "in the file and" in str(error.value) and "more)" in str(error.value)
+    assert all(torch.equal(before[key], tensor) for key, tensor in target.state_dict().items())
+
+
+def test_the_variant_that_would_fit_is_named(tmp_path):
+    path = header_only(tmp_path / "x.safetensors", full_shapes(KL, VARIANTS["flux1"].config))
+    opened = open_checkpoint(path, variant="sd3")
+    sdxl = on_meta(
+        open_checkpoint(header_only(tmp_path / "y.safetensors", full_shapes(KL, VARIANTS["sdxl"].config))).config
+    )
+    with pytest.raises(StateDictError, match=r"is \[32, 512, 3, 3\] in the file and \[8, 512, 3, 3\] .*'flux1'"):
+        assign(sdxl, opened)
+
+
+def test_the_counter_of_a_batch_norm_may_be_missing(tmp_path):
+    model = flux2(32, 64)
+    state = state_of(model)
+    del state["bn.num_batches_tracked"]
+    target = flux2(32, 64)
+    target.bn.running_mean.zero_()
+    assign(target, open_checkpoint(save(tmp_path / "vae.safetensors", state)), dtype=torch.float32)
+    assert torch.equal(target.bn.running_mean, model.bn.running_mean)
+    assert target.bn.num_batches_tracked == 0

@@ -1,0 +1,103 @@
+"""Streamed over tiles equals the whole run: every variant, odd sizes, several tiles, in the tightest tolerance its dtype allows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_nets import NAMES, relative_error, tiny_net
+
+from vae_core.nets.passes import Whole
+from vae_core.plan import plan, trace
+from vae_core.spec import TINY, VARIANTS
+from vae_core.stream import Streamed
+
+# float32: the tiles' statistics are merged and convolutions block differently; the rest is rounding carried through some 30 norms.
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+DECODE_SIZES = ((1, 1), (3, 5), (8, 8), (13, 22), (2, 125), (17, 9))
+"""Latent (h, w); 8 times as many pixels: single cells, smaller than a tile, odd, narrow."""
+ENCODE_SIZES = ((8, 1000), (16, 16), (65, 83), (40, 24), (97, 33), (104, 176))
+TILES = (16, 30, 56)
+"""Cells along the edge; 30 and 56 divide none of the sizes."""
+
+
+def forward(net: Any, direction: str) -> Any:
+    return net.decode_field if direction == "decode" else net.encode_field
+
+
+def run_streamed(net: Any, direction: str, x: torch.Tensor, tile: int) -> torch.Tensor:
+    chosen = plan(trace(forward(net, direction), tuple(x.shape)), None, resident_bytes=0, element_bytes=1, tile=tile)
+    assert chosen.steps is not None
+    return forward(net, direction)(Streamed(chosen.steps, x.device, chosen.operations).enter(x)).data
+
+
+def inputs(net: Any, direction: str, dtype: torch.dtype, batch: int = 1) -> list[torch.Tensor]:
+    sizes = DECODE_SIZES if direction == "decode" else ENCODE_SIZES
+    channels = net.config.latent_channels if direction == "decode" else 3
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(batch, channels, h, w, generator=generator, dtype=dtype) for h, w in sizes]
+
+
+@pytest.mark.parametrize("direction", ["decode", "encode"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
+@pytest.mark.parametrize("name", NAMES)
+@torch.inference_mode()
+def test_streamed_equals_whole(name: str, dtype: torch.dtype, direction: str) -> None:
+    net = tiny_net(name, dtype)
+    for x in inputs(net, direction, dtype):
+        whole = forward(net, direction)(Whole(x)).data
+        for tile in TILES:
+            streamed = run_streamed(net, direction, x, tile)
+            assert streamed.shape == whole.shape
+            error = relative_error(streamed, whole)
+            assert error <= TOLERANCE[dtype], f"{tuple(x.shape)} with tiles of {tile}: {error:.1e}"
+
+
+@pytest.mark.parametrize("direction", ["decode", "encode"])
+@pytest.mark.parametrize("name", ["sdxl", "taesd", "taef2"])
+@torch.inference_mode()
+def test_batches(name: str, direction: str) -> None:
+    net = tiny_net(name, torch.float64)
+    for x in inputs(net, direction, torch.float64, batch=3)[2:4]:
+        assert relative_error(run_streamed(net, direction, x, 30), forward(net, direction)(Whole(x)).data) <= 1e-12
+
+
+@pytest.mark.parametrize("direction", ["decode", "encode"])
+@pytest.mark.parametrize("name", ["sdxl", "flux1", "x4-upscaler", "taesd"])
+@torch.inference_mode()
+def test_bfloat16_is_no_farther_from_float32_than_the_whole_run(name: str, direction: str) -> None:
+    exact, half = tiny_net(name), tiny_net(name, torch.bfloat16)
+    exact.load_state_dict(half.float().state_dict())
+    half = half.bfloat16()
+    for x in inputs(exact, direction, torch.bfloat16)[3:]:
+        truth = forward(exact, direction)(Whole(x.float())).data
+        whole = relative_error(forward(half, direction)(Whole(x)).data, truth)
+        for tile in TILES:
+            assert relative_error(run_streamed(half, direction, x, tile), truth) <= 1.1 * whole
+
+
+@torch.inference_mode()
+def test_a_picture_with_a_strong_gradient() -> None:
+    """Where the tiles' means differ most, averaging variances would be farthest off."""
+    net = tiny_net("sdxl", torch.float64)
+    ramp = torch.linspace(-30, 30, 40, dtype=torch.float64)
+    z = (ramp[:, None] + ramp[None, :]).expand(1, 4, 40, 40).contiguous()
+    whole = forward(net, "decode")(Whole(z)).data
+    assert relative_error(run_streamed(net, "decode", z, 16), whole) <= 1e-12
+
+
+@torch.inference_mode()
+def test_the_input_is_not_written() -> None:
+    for name in ("sdxl", "taesd"):
+        net = tiny_net(name)
+        for direction in ("decode", "encode"):
+            x = inputs(net, direction, torch.float32)[3]
+            before = x.clone()
+            run_streamed(net, direction, x, 16)
+            assert torch.equal(x, before)
+
+
+def test_every_variant_is_covered() -> None:
+    assert {VARIANTS[name].network for name in NAMES} >= {"AutoencoderKL", "AutoencoderKLFlux2", TINY}

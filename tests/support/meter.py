@@ -1,0 +1,41 @@
+"""Counts the bytes of live tensor storages while torch runs: exact, per device, and the same on every machine."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Meter(TorchDispatchMode):
+    """Inside `with Meter() as meter:` every storage that an operation returns is counted while it lives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._live: dict[int, tuple[StorageWeakRef, int, str]] = {}
+        self.peak: dict[str, int] = defaultdict(int)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                storage = leaf.untyped_storage()
+                ref = StorageWeakRef(storage)
+                self._live[ref.cdata] = (ref, storage.nbytes(), leaf.device.type)
+        for device, count in self.live().items():
+            self.peak[device] = max(self.peak[device], count)
+        return result
+
+    def live(self) -> dict[str, int]:
+        """Bytes per device type that are alive now."""
+        count: dict[str, int] = defaultdict(int)
+        for key, (ref, size, device) in list(self._live.items()):
+            if ref.expired():
+                del self._live[key]
+            else:
+                count[device] += size
+        return count

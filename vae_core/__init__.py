@@ -1,0 +1,53 @@
+"""vae_core: diffusion VAEs that decode and encode in bounded memory, exactly.
+
+    import vae_core
+    vae = vae_core.load("sdxl_vae.safetensors")
+    pixels = vae.decode(latents, memory_limit="2GiB")     # raw latents b z h w -> pixels b 3 h w in [-1, 1]
+
+`AutoencoderKL`, `AutoencoderKLFlux2` and `AutoencoderTiny` have the API that diffusers documents for them.
+"""
+
+from .errors import (
+    BudgetError,
+    CheckpointError,
+    ConfigError,
+    ExactVAEError,
+    InputError,
+    MissingPackageError,
+    StateDictError,
+    UnknownModelError,
+)
+from .models import AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny
+from .nets.posterior import AutoencoderKLOutput, AutoencoderTinyOutput, DecoderOutput, DiagonalGaussianDistribution
+from .plan import Plan
+from .spec import VARIANTS, Spec, Variant
+from .stream import Progress
+from .vae import VAE, load, load_embedded
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VAE",
+    "VARIANTS",
+    "AutoencoderKL",
+    "AutoencoderKLFlux2",
+    "AutoencoderKLOutput",
+    "AutoencoderTiny",
+    "AutoencoderTinyOutput",
+    "BudgetError",
+    "CheckpointError",
+    "ConfigError",
+    "DecoderOutput",
+    "DiagonalGaussianDistribution",
+    "ExactVAEError",
+    "InputError",
+    "MissingPackageError",
+    "Plan",
+    "Progress",
+    "Spec",
+    "StateDictError",
+    "UnknownModelError",
+    "Variant",
+    "load",
+    "load_embedded",
+]

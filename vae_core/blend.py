@@ -1,0 +1,109 @@
+"""Classic overlap-and-blend: the whole network on overlapping tiles, cross-faded. Approximate, and bit-compatible with diffusers.
+
+Here for whoever asks for it (`enable_tiling`, `mode="blend"`); the exact runs of stream/ are what this library is for.
+The schemes, rounding included, are those of diffusers 0.42, autoencoder_kl.py and autoencoder_tiny.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+OnTile = Callable[[Tensor], Tensor]
+AfterTile = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class FactorScheme:
+    """Tiles of `tile` input cells every `stride`; results overlap by `extent` output cells, `limit` of each are kept."""
+
+    tile: tuple[int, int]
+    stride: tuple[int, int]
+    extent: tuple[int, int]
+    limit: tuple[int, int]
+
+    @classmethod
+    def of(cls, tile_in: tuple[int, int], tile_out: tuple[int, int], overlap: tuple[float, float]) -> FactorScheme:
+        """From the sizes (h, w) of a tile before and after the network, and the overlap as a share of it."""
+        extent = (int(tile_out[0] * overlap[0]), int(tile_out[1] * overlap[1]))
+        return cls(
+            tile=tile_in,
+            stride=(int(tile_in[0] * (1 - overlap[0])), int(tile_in[1] * (1 - overlap[1]))),
+            extent=extent,
+            limit=(tile_out[0] - extent[0], tile_out[1] - extent[1]),
+        )
+
+
+def blend_by_factor(x: Tensor, network: OnTile, scheme: FactorScheme, after: AfterTile | None = None) -> Tensor:
+    """`network` on the tiles of `x` (`b c h w`), each blended into the one above and then the one to the left.
+
+    `after(done, tiles)` is called after each tile.
+    """
+    tops = range(0, x.shape[-2], scheme.stride[0])
+    lefts = range(0, x.shape[-1], scheme.stride[1])
+    finished: list[Tensor] = []
+    above: list[Tensor] = []
+    for i, top in enumerate(tops):
+        row: list[Tensor] = []
+        for j, left in enumerate(lefts):
+            tile = network(x[..., top : top + scheme.tile[0], left : left + scheme.tile[1]])
+            if i > 0:
+                _fade(above[j], tile, scheme.extent[0], axis=-2)
+            if j > 0:
+                _fade(row[j - 1], tile, scheme.extent[1], axis=-1)
+            row.append(tile)
+            if after is not None:
+                after(i * len(lefts) + j + 1, len(tops) * len(lefts))
+        finished.append(torch.cat([tile[..., : scheme.limit[0], : scheme.limit[1]] for tile in row], dim=-1))
+        above = row
+    return torch.cat(finished, dim=-2)
+
+
+def _fade(a: Tensor, b: Tensor, extent: int, axis: int) -> None:
+    """Cross-fades the start of `b` from the end of `a`, in place."""
+    extent = min(a.shape[axis], b.shape[axis], extent)
+    if extent == 0:
+        return
+    ramp = torch.arange(extent, dtype=torch.float64, device=b.device) / extent
+    shape = [1] * b.ndim
+    shape[axis] = extent
+    # Each product is computed in float32 and rounded to the tensor's dtype before they are added, as Python scalars would be.
+    wide = torch.float64 if b.dtype == torch.float64 else torch.float32
+    old, new = a.narrow(axis, a.shape[axis] - extent, extent), b.narrow(axis, 0, extent)
+    fading = (old.to(wide) * (1 - ramp).to(wide).view(shape)).to(b.dtype)
+    rising = (new.to(wide) * ramp.to(wide).view(shape)).to(b.dtype)
+    new.copy_(fading + rising)
+
+
+def blend_by_mask(
+    x: Tensor, network: OnTile, tile: int, ratio: float, overlap: float, after: AfterTile | None = None
+) -> Tensor:
+    """AutoencoderTiny's scheme: later tiles are laid over earlier ones under a linear ramp.
+
+    `tile` input cells square; `ratio` output cells per input cell. The result is float32, and as large as the network makes it:
+    sizes that are no multiple of the stride, and latents of other than 4 channels, work, where diffusers fails.
+    """
+    overlap_cells = int(tile * overlap)
+    tops = range(0, x.shape[-2], tile - overlap_cells)
+    lefts = range(0, x.shape[-1], tile - overlap_cells)
+    ramp = (torch.arange(tile * ratio, device=x.device) / (overlap_cells * ratio - 1)).clamp(0, 1)
+    out: Tensor | None = None
+    for i, top in enumerate(tops):
+        for j, left in enumerate(lefts):
+            made = network(x[..., top : top + tile, left : left + tile])
+            if out is None:
+                size = [-int(-n * ratio // 1) for n in x.shape[-2:]]
+                out = torch.zeros(made.shape[0], made.shape[1], *size, device=x.device)
+            at = out[..., int(top * ratio) :, int(left * ratio) :][..., : made.shape[-2], : made.shape[-1]]
+            made = made[..., : at.shape[-2], : at.shape[-1]]
+            vertical = torch.ones_like(ramp) if i == 0 else ramp
+            horizontal = torch.ones_like(ramp) if j == 0 else ramp
+            mask = vertical[: at.shape[-2], None] * horizontal[None, : at.shape[-1]]
+            at.copy_(mask * made + (1 - mask) * at)
+            if after is not None:
+                after(i * len(lefts) + j + 1, len(tops) * len(lefts))
+    assert out is not None
+    return out

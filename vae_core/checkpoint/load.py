@@ -1,0 +1,184 @@
+"""From a file to what it is, its configuration, and its tensors under our names. Headers first, bytes on demand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..spec import Variant
+from .config import OWN_CONFIG, Given, config_class, parse_config
+from .content import Content, gather
+from .detect import Found, Piece, recognise
+from .infer import infer_config
+from .jsontext import parse_object, read_object
+from .keymaps import turned
+from .locate import Place, locate
+from .source import Source
+from .variants import Clues, check_agreement, choose, require_known
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A recognised file. Nothing of its tensors has been read yet."""
+
+    path: Path
+    """What the user named."""
+    files: tuple[Path, ...]
+    """What is read: shards, both files of a TAESD, config.json."""
+    variant: Variant
+    """A row of `spec.VARIANTS`, or a Variant named "custom"."""
+    config: Mapping[str, Any]
+    """Every constructor field of `variant.network`, in diffusers' names."""
+    layout: str
+    """One of "diffusers", "diffusers folder", "ldm", "taesd pair", "taesd module", "comfyui taesd", "flax"; with
+    " in a full checkpoint" behind it where the file holds more than the VAE."""
+    why: tuple[str, ...]
+    """Short sentences: what was seen and what follows."""
+    candidates: tuple[str, ...]
+    """Every variant that the tensors fit where nothing told them apart; () when certain."""
+    ignored: Mapping[str, str]
+    """Key in the file, or `part.*` -> why it is not used."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Name in the network -> shape, as it will be loaded."""
+    dtype: torch.dtype
+    """The stored dtype of most values."""
+    _pieces: Mapping[str, Piece] = field(repr=False, default_factory=dict)
+
+    def tensors(
+        self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    ) -> Iterator[tuple[str, Tensor]]:
+        """(name in the network, tensor), one at a time, file by file; floats cast to `dtype`, None keeps theirs.
+
+        On the CPU and uncast, tensors of a safetensors file or a torch archive stay memory-mapped: no copy is made.
+        Raises CheckpointError if the file can no longer be read.
+        """
+        for source, names in _by_source(self._pieces):
+            with source.opener() as read:
+                for name in names:
+                    piece = self._pieces[name]
+                    tensor = turned(piece.turn, read(piece.entry.key))
+                    yield name, tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+
+def open_checkpoint(
+    path: str | Path, *, variant: str | None = None, subfolder: str | None = None, weights: str | None = None
+) -> Checkpoint:
+    """Recognises the VAE in `path`: a file in any layout, a diffusers folder or pipeline, a config.json, a shard index.
+
+    Only headers are read. `variant`, a name of `spec.VARIANTS`, decides where the tensors cannot. `weights` picks among
+    the files of a folder, as diffusers' "fp16" does.
+
+    Raises CheckpointError for a file that cannot be read, UnknownModelError for something that is not loaded,
+    StateDictError for tensors that contradict `variant`, a config or each other, InputError for an unknown `variant`.
+    """
+    require_known(variant)
+    path = Path(path).expanduser()
+    place = locate(path, subfolder, weights)
+    _refuse_other_class(place)
+    content = gather(place)
+    found = recognise(place.main, content.entries)
+    shapes = {name: piece.shape for name, piece in found.pieces.items()}
+    inferred = infer_config(place.main, found.network, shapes)
+    given, config_why = _given(place, found, content, inferred)
+    clues = Clues(found.siblings, content.metadata, _telling_names(place), _tiny_scale(found, content))
+    choice = choose(place.main, found.network, inferred, given, clues, variant)
+    uses_config = given is not None and given.source == str(place.config)
+    return Checkpoint(
+        path=path,
+        files=(*content.files, *((place.config,) if uses_config and place.config else ())),
+        variant=choice.variant,
+        config=choice.config,
+        layout=_layout_name(place, content, found),
+        why=(*place.why, *content.why, _seen(found), *config_why, *choice.why),
+        candidates=choice.candidates,
+        ignored={**found.ignored, **content.ignored},
+        shapes=shapes,
+        dtype=_main_dtype(found.pieces),
+        _pieces=found.pieces,
+    )
+
+
+def _by_source(pieces: Mapping[str, Piece]) -> list[tuple[Source, list[str]]]:
+    names: dict[Path, tuple[Source, list[str]]] = {}
+    for name, piece in pieces.items():
+        source = piece.entry.source
+        names.setdefault(source.path, (source, []))[1].append(name)
+    return list(names.values())
+
+
+def _refuse_other_class(place: Place) -> None:
+    # Before the tensors are looked at, so that the folder of another model is named by its own class.
+    if place.config is not None and place.config_is_ours:
+        config_class(read_object(place.config), str(place.config))
+
+
+def _given(
+    place: Place, found: Found, content: Content, inferred: Mapping[str, Any]
+) -> tuple[Given | None, tuple[str, ...]]:
+    """The config that goes with the tensors: the file's own metadata, else config.json beside it."""
+    own = content.metadata.get(OWN_CONFIG)
+    if own is not None:
+        where = f"{place.main}: its metadata `{OWN_CONFIG}`"
+        return parse_config(parse_object(own, where), where, found.network), ()
+    if place.config is None:
+        return None, ()
+    try:
+        given = parse_config(read_object(place.config), str(place.config), found.network)
+        if not place.config_is_ours:
+            check_agreement(place.main, found.network, inferred, given)
+        return given, ()
+    except CheckpointError as error:
+        if place.config_is_ours:
+            raise
+        # A folder of single files may well hold the config.json of only one of them, or of something else.
+        return None, (f"config.json beside it belongs to something else and is not used ({error})",)
+
+
+def _telling_names(place: Place) -> tuple[str, ...]:
+    file = place.main.absolute()
+    if not place.in_folder:
+        return (file.stem,)
+    return tuple(parent.name for parent in list(file.parents)[:3] if parent.name)
+
+
+def _tiny_scale(found: Found, content: Content) -> tuple[float, float] | None:
+    """The two numbers that ComfyUI keeps beside a tiny VAE: the only tensors whose values say which variant it is."""
+    entries = [content.entries.get(f"{found.prefix}{name}") for name in ("vae_scale", "vae_shift")]
+    values: list[float] = []
+    for entry in entries:
+        if entry is None or entry.stored.shape not in ((), (1,)):
+            return None
+        with entry.source.opener() as read:
+            values.append(float(read(entry.key)))
+    return values[0], values[1]
+
+
+def _layout_name(place: Place, content: Content, found: Found) -> str:
+    if content.is_pair:
+        return "taesd pair"
+    name = found.layout.name
+    if name == "diffusers" and place.in_folder:
+        name = "diffusers folder"
+    return f"{name} in a full checkpoint" if found.siblings else name
+
+
+def _seen(found: Found) -> str:
+    first = next(iter(found.pieces.values())).entry.key
+    under = f" under `{found.prefix}`" if found.prefix else ""
+    return f"{len(found.pieces)} tensors{under} named like `{first}`: {found.layout.name} naming of {found.network}"
+
+
+def _main_dtype(pieces: Mapping[str, Piece]) -> torch.dtype:
+    values: Counter[torch.dtype] = Counter()
+    for piece in pieces.values():
+        dtype = piece.entry.stored.dtype
+        if dtype is not None and dtype.is_floating_point:
+            values[dtype] += max(1, torch.Size(piece.shape).numel())
+    return values.most_common(1)[0][0]

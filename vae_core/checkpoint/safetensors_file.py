@@ -1,0 +1,144 @@
+"""safetensors: the header read and checked here, the bytes read through `safetensors.safe_open` (memory-mapped).
+
+Format: 8 bytes little-endian length n, n bytes of JSON {name: {dtype, shape, data_offsets: [begin, end)}}, then the
+data without gap or overlap. Source: github.com/huggingface/safetensors, README, "Format".
+Checking it here, before the library does, gives sentences that say what is wrong, and lets a size that lies be seen
+without touching one byte of data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..errors import CheckpointError
+from .jsontext import parse_object
+from .source import Read, Source, Stored
+
+MAX_HEADER_BYTES = 100_000_000  # the library's own limit (safetensors/src/tensor.rs, MAX_HEADER_SIZE)
+
+# Name in the header -> bits per value, and the torch dtype where there is one.
+_DTYPES: dict[str, tuple[int, torch.dtype | None]] = {
+    "F64": (64, torch.float64),
+    "F32": (32, torch.float32),
+    "F16": (16, torch.float16),
+    "BF16": (16, torch.bfloat16),
+    "F8_E4M3": (8, torch.float8_e4m3fn),
+    "F8_E5M2": (8, torch.float8_e5m2),
+    "F8_E4M3FNUZ": (8, torch.float8_e4m3fnuz),
+    "F8_E5M2FNUZ": (8, torch.float8_e5m2fnuz),
+    "I64": (64, torch.int64),
+    "I32": (32, torch.int32),
+    "I16": (16, torch.int16),
+    "I8": (8, torch.int8),
+    "U64": (64, torch.uint64),
+    "U32": (32, torch.uint32),
+    "U16": (16, torch.uint16),
+    "U8": (8, torch.uint8),
+    "BOOL": (8, torch.bool),
+    "C64": (64, torch.complex64),
+    # A full checkpoint may hold these in its other parts; a network's own tensor in one of them is refused later.
+    "F8_E8M0": (8, None),
+    "F6_E2M3": (6, None),
+    "F6_E3M2": (6, None),
+    "F4": (4, None),
+}
+
+
+def looks_like_safetensors(head: bytes) -> bool:
+    """True if the first 9 bytes can begin a safetensors file: a sane length, then `{`."""
+    return len(head) >= 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES
+
+
+def read_safetensors(path: Path) -> Source:
+    """The header of `path`, checked in full. Raises CheckpointError, naming the tensor where one is to blame."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = _header_length(path, file.read(8), size)
+        header = parse_object(file.read(length), f"{path}: its safetensors header")
+    metadata = _metadata(path, header.pop("__metadata__", {}))
+    spans: list[tuple[int, int, str]] = []
+    tensors: dict[str, Stored] = {}
+    for key, row in header.items():
+        tensors[key], span = _entry(path, key, row)
+        spans.append((*span, key))
+    _check_spans(path, sorted(spans), size - 8 - length)
+    return Source(path, "safetensors", tensors, partial(_opened, path), metadata)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Read]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            yield file.get_tensor
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); it may have changed since it was opened") from error
+
+
+def _header_length(path: Path, head: bytes, size: int) -> int:
+    if len(head) < 8:
+        raise CheckpointError(f"{path}: is cut short: {size} bytes, where a safetensors header alone begins with 8")
+    length = int.from_bytes(head, "little")
+    if length > MAX_HEADER_BYTES:
+        raise CheckpointError(
+            f"{path}: is no safetensors file, or is damaged: it announces a header of {length} bytes, "
+            f"and the format allows {MAX_HEADER_BYTES}"
+        )
+    if 8 + length > size:
+        raise CheckpointError(
+            f"{path}: is cut short: its header should take {length} bytes, the whole file has {size}; download it again"
+        )
+    return length
+
+
+def _metadata(path: Path, value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise CheckpointError(f"{path}: `__metadata__` in its safetensors header is not a map of texts to texts")
+    return value
+
+
+def _entry(path: Path, key: str, row: Any) -> tuple[Stored, tuple[int, int]]:
+    if not isinstance(row, dict) or row.keys() != {"dtype", "shape", "data_offsets"}:
+        raise CheckpointError(f"{path}: `{key}` in its header lacks one of dtype, shape, data_offsets, or has more")
+    name, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
+    if not isinstance(name, str) or name not in _DTYPES:
+        raise CheckpointError(f"{path}: `{key}` has the unknown dtype {name!r}; known are {', '.join(_DTYPES)}")
+    if not _sizes(shape):
+        raise CheckpointError(f"{path}: `{key}` has the shape {shape!r}, which is not a list of sizes")
+    if not _sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise CheckpointError(f"{path}: `{key}` has data_offsets {offsets!r}, which are not [begin, end]")
+    bits, dtype = _DTYPES[name]
+    needed, stored = math.prod(shape) * bits, (offsets[1] - offsets[0]) * 8
+    if needed != stored:
+        raise CheckpointError(
+            f"{path}: `{key}` of shape {shape} and dtype {name} takes {needed // 8} bytes, "
+            f"and its data_offsets hold {stored // 8}; the header is wrong"
+        )
+    return Stored(tuple(shape), dtype), (offsets[0], offsets[1])
+
+
+def _sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _check_spans(path: Path, spans: list[tuple[int, int, str]], data_bytes: int) -> None:
+    cursor = 0
+    for begin, end, key in spans:
+        if begin < cursor:
+            raise CheckpointError(f"{path}: `{key}` overlaps the tensor before it at byte {begin} of the data")
+        if begin > cursor:
+            raise CheckpointError(f"{path}: there is a gap of {begin - cursor} bytes before `{key}` in the data")
+        cursor = end
+    if cursor > data_bytes:
+        raise CheckpointError(
+            f"{path}: is cut short: its tensors take {cursor} bytes, the file has {data_bytes}; download it again"
+        )
+    if cursor < data_bytes:
+        raise CheckpointError(f"{path}: has {data_bytes - cursor} bytes after its last tensor that its header denies")

@@ -1,0 +1,243 @@
+"""Which published variant a recognised network is, and its whole configuration.
+
+Shapes cannot tell SD 1, SD 2, SDXL and Playground apart, nor SD3 and FLUX.1, nor most of the tiny ones. In this order:
+the caller's word; a config; the rest of a full checkpoint; metadata; the name of the file; a default, said to be one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, InputError, StateDictError
+from ..spec import KL_FLUX2, TINY, VARIANTS, Variant
+from .config import CONVENTION, FIELDS, Given, defaults
+from .infer import Shapes, infer_config
+from .registry import FALLBACKS, METADATA_HINTS, NAME_HINTS, SIBLING_HINTS
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A variant, its configuration, and how it was found."""
+
+    variant: Variant
+    config: Mapping[str, Any]
+    why: tuple[str, ...]
+    candidates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Clues:
+    """What lies around the tensors and may tell a variant."""
+
+    siblings: Sequence[str] = ()
+    metadata: Mapping[str, str] | None = None
+    names: Sequence[str] = ()
+    """File and folder names, most telling first."""
+    tiny_scale: tuple[float, float] | None = None
+    """(scale, shift) that ComfyUI stores beside a tiny VAE."""
+
+
+def require_known(variant: str | None) -> None:
+    """Raises InputError if `variant` is no name of `spec.VARIANTS`."""
+    if variant is not None and variant not in VARIANTS:
+        raise InputError(f"variant {variant!r} is not known; known are {', '.join(VARIANTS)}")
+
+
+def fitting(network: str, inferred: Mapping[str, Any]) -> list[Variant]:
+    """The rows whose configuration has every field that the shapes show."""
+    rows = (row for row in VARIANTS.values() if row.network == network)
+    return [row for row in rows if _agrees(defaults(network) | dict(row.config), inferred)]
+
+
+def fitting_names(file: Path, network: str, shapes: Shapes) -> tuple[str, ...]:
+    """Names of the variants that tensors of these shapes fit; () if none does or the tensors are incomplete."""
+    try:
+        return tuple(row.name for row in fitting(network, infer_config(file, network, shapes)))
+    except CheckpointError:
+        return ()
+
+
+def choose(
+    file: Path, network: str, inferred: Mapping[str, Any], given: Given | None, clues: Clues, forced: str | None
+) -> Choice:
+    """The variant and configuration. `forced` is the caller's word, `given` a config that belongs to the tensors.
+
+    Raises StateDictError if `forced` or `given` contradicts the shapes, CheckpointError for widths that do not split
+    into the groups of GroupNorm, or latent statistics of another length.
+    """
+    if given is not None:
+        check_agreement(file, network, inferred, given)
+    rows = fitting(network, inferred)
+    if forced is not None:
+        choice = _forced(file, network, inferred, given, rows, forced)
+    elif given is not None:
+        choice = _from_config(file, network, inferred, given, rows, clues)
+    else:
+        choice = _from_clues(file, network, inferred, rows, clues)
+    _check_groups(file, choice.config)
+    _check_statistics(file, choice.config)
+    return choice
+
+
+def check_agreement(file: Path, network: str, inferred: Mapping[str, Any], given: Given) -> None:
+    """Raises StateDictError if a config states what the tensors disprove."""
+    if given.network not in (None, network):
+        raise StateDictError(f"{file}: its tensors are those of {network}, and {given.source} says {given.network}")
+    stated = dict(given.values)
+    if stated.get("decoder_block_out_channels") == stated.get("block_out_channels", ()) and network == KL_FLUX2:
+        stated["decoder_block_out_channels"] = None
+    for name, shown in inferred.items():
+        if name in stated and stated[name] != shown:
+            raise StateDictError(
+                f"{file}: {given.source} says {name} {_show(stated[name])}, and the tensors have {_show(shown)}; "
+                "they do not belong together"
+            )
+
+
+def _agrees(config: Mapping[str, Any], inferred: Mapping[str, Any]) -> bool:
+    return all(config.get(name) == value for name, value in inferred.items())
+
+
+def _forced(
+    file: Path, network: str, inferred: Mapping[str, Any], given: Given | None, rows: list[Variant], forced: str
+) -> Choice:
+    row = VARIANTS[forced]
+    if row not in rows:
+        fits = f"they fit {_names(rows)}" if rows else f"they fit none of the known ones ({_sketch(inferred)})"
+        raise StateDictError(f"{file}: the tensors do not fit variant '{forced}'; {fits}: choose that, or none")
+    stated = {} if given is None else {k: v for k, v in given.values.items() if k not in CONVENTION}
+    config = _complete(network, stated, row.config, inferred)
+    return Choice(row, config, (f"variant '{forced}' was asked for and fits",))
+
+
+def _from_config(
+    file: Path, network: str, inferred: Mapping[str, Any], given: Given, rows: list[Variant], clues: Clues
+) -> Choice:
+    config = _complete(network, given.values, inferred)
+    why = [f"{given.source} gives the configuration"]
+    if given.unknown:
+        why.append(f"{given.source} has fields that the network does not take, ignored: {', '.join(given.unknown)}")
+    rows = [row for row in rows if _same_convention(defaults(network) | dict(row.config), config)]
+    rows = [row for row in rows if row.name == given.variant] or rows
+    if not rows:
+        return Choice(_custom(network, config, file), config, (*why, "its numbers are those of no published variant"))
+    row, candidates, reason = _narrow([row for row in rows if _same_size(row, given)] or rows, clues)
+    return Choice(row, config, (*why, reason), candidates)
+
+
+def _from_clues(file: Path, network: str, inferred: Mapping[str, Any], rows: list[Variant], clues: Clues) -> Choice:
+    if not rows:
+        config = _complete(network, inferred)
+        why = f"no published variant has these shapes ({_sketch(inferred)}): a custom {network} with the class defaults"
+        return Choice(_custom(network, config, file), config, (why,))
+    row, candidates, reason = _narrow(rows, clues)
+    return Choice(row, _complete(network, row.config, inferred), (reason,), candidates)
+
+
+def _narrow(rows: list[Variant], clues: Clues) -> tuple[Variant, tuple[str, ...], str]:
+    """One of the rows that fit; every name where nothing tells them apart; the reason as a sentence."""
+    if len(rows) == 1:
+        return rows[0], (), f"that is {rows[0].title}"
+    by_name = {row.name: row for row in rows}
+    for name, reason in _hints(clues):
+        if name in by_name:
+            return by_name[name], (), reason
+    fallback = next((name for name in FALLBACKS if name in by_name), rows[0].name)
+    reason = f"the tensors fit {_names(rows)} alike and nothing tells which: {fallback} is taken; set variant to choose"
+    return by_name[fallback], tuple(by_name), reason
+
+
+def _hints(clues: Clues) -> Iterator[tuple[str, str]]:
+    if clues.tiny_scale is not None:
+        yield from _scale_hints(*clues.tiny_scale)
+    for sign, name in SIBLING_HINTS:
+        if any(f".{sign}" in f".{key}" for key in clues.siblings):
+            yield name, f"`{sign}` beside the VAE: the checkpoint is {VARIANTS[name].title}"
+    for key, text in (clues.metadata or {}).items():
+        for sign, name in METADATA_HINTS if key.startswith("modelspec.") else ():
+            if re.search(sign, text.lower()):
+                yield name, f"metadata `{key}` is '{text[:60]}': {VARIANTS[name].title}"
+    for text in clues.names:
+        for sign, name in NAME_HINTS:
+            if re.search(sign, text.lower()):
+                yield name, f"the name '{text}' hints at {VARIANTS[name].title} (the tensors alone cannot tell)"
+
+
+def _scale_hints(scale: float, shift: float) -> Iterator[tuple[str, str]]:
+    for tiny, big in (("taesd", "sd1"), ("taesdxl", "sdxl"), ("taesd3", "sd3"), ("taef1", "flux1")):
+        config = VARIANTS[big].config
+        expected = config["scaling_factor"], config.get("shift_factor") or 0.0
+        # ComfyUI may have stored them in half precision.
+        if all(math.isclose(a, b, rel_tol=5e-3, abs_tol=1e-3) for a, b in zip((scale, shift), expected, strict=True)):
+            yield tiny, f"`vae_scale` {scale:g} and `vae_shift` {shift:g} are those of {VARIANTS[big].title}"
+
+
+def _complete(network: str, *layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Class defaults, overlaid by each of `layers`; the last one wins."""
+    config = defaults(network)
+    for layer in layers:
+        config |= dict(layer)
+    if network != TINY:
+        levels = len(config["block_out_channels"])
+        config["down_block_types"] = config["down_block_types"][:1] * levels
+        config["up_block_types"] = config["up_block_types"][:1] * levels
+    return {name: config[name] for name in FIELDS[network]}
+
+
+def _custom(network: str, config: Mapping[str, Any], file: Path) -> Variant:
+    # Nothing is known of these weights in float16, unless their config says that they need no upcast.
+    safe = network == TINY or config.get("force_upcast") is False
+    return Variant("custom", f"custom {network}", network, config, str(file), fp16_safe=safe)
+
+
+def _same_convention(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    return all(_close(ours.get(name), theirs.get(name)) for name in CONVENTION)
+
+
+def _close(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(_close, a, b))
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return math.isclose(a, b, rel_tol=1e-4)
+    return a == b
+
+
+def _same_size(row: Variant, given: Given) -> bool:
+    return row.config.get("sample_size") == given.values.get("sample_size")
+
+
+def _check_groups(file: Path, config: Mapping[str, Any]) -> None:
+    groups = config.get("norm_num_groups", 1)
+    widths = config.get("block_out_channels", ()) + (config.get("decoder_block_out_channels") or ())
+    odd = [width for width in widths if width % groups]
+    if odd and "norm_num_groups" in config:
+        raise CheckpointError(
+            f"{file}: {odd[0]} channels cannot be split into norm_num_groups {groups}, which no tensor shows; "
+            "put a config.json that states norm_num_groups beside the file"
+        )
+
+
+def _check_statistics(file: Path, config: Mapping[str, Any]) -> None:
+    channels = config["latent_channels"]
+    for name in ("latents_mean", "latents_std"):
+        values = config.get(name)
+        if values is not None and len(values) != channels:
+            raise CheckpointError(f"{file}: `{name}` has {len(values)} entries for {channels} latent channels")
+
+
+def _names(rows: Sequence[Variant]) -> str:
+    return " or ".join(f"'{row.name}'" for row in rows)
+
+
+def _show(value: Any) -> str:
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def _sketch(inferred: Mapping[str, Any]) -> str:
+    widths = inferred.get("block_out_channels") or inferred.get("encoder_block_out_channels")
+    return f"widths {_show(widths)}, {inferred['latent_channels']} latent channels"

@@ -1,0 +1,216 @@
+"""Self-attention over every position of a Field, and the processors that compute its scores.
+
+In streamed runs the keys and values are whole Fields, and the queries come tile by tile: attention is exact, and no more of the
+scores exists at a time than one tile's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import GroupNorm, plus
+from .passes import Field, OnTile, Op, Place, Shape, Source, Tile
+
+
+def tokens(x: Tensor) -> Tensor:
+    """`b c …` → `b n c`: a view."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def untokens(x: Tensor, like: Tensor) -> Tensor:
+    """`b n c` → `b c …`, the trailing axes as those of `like`: a view."""
+    return x.transpose(1, 2).unflatten(2, like.shape[2:])
+
+
+class Linear(nn.Linear, Op):
+    """A linear map of the channels: on tokens `b n c` as a module, on `b c …` as an operation."""
+
+    def of(self, x: Tensor) -> Tensor:
+        return untokens(self(tokens(x)), like=x)
+
+    def out_shape(self, shape: Shape) -> Shape:
+        return (shape[0], self.out_features, *shape[2:])
+
+    def flops(self, read: Shape, made: Shape) -> int:
+        return 2 * prod(made) * self.in_features
+
+
+class LinearPart(Op):
+    """The `index`-th of `parts` equal parts of a fused linear map."""
+
+    def __init__(self, fused: Linear, index: int, parts: int):
+        self.fused, self.index, self.parts = fused, index, parts
+
+    def of(self, x: Tensor) -> Tensor:
+        weight = self.fused.weight.chunk(self.parts)[self.index]
+        bias = self.fused.bias.chunk(self.parts)[self.index]
+        return untokens(F.linear(tokens(x), weight, bias), like=x)
+
+    def out_shape(self, shape: Shape) -> Shape:
+        return (shape[0], self.fused.out_features // self.parts, *shape[2:])
+
+    def flops(self, read: Shape, made: Shape) -> int:
+        return 2 * prod(made) * self.fused.in_features
+
+
+@runtime_checkable
+class Scored(Protocol):
+    """A processor that only says how queries, keys and values combine, so that the queries may come in blocks."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """`b n c`, `b m c`, `b m c` → `b n c`."""
+        ...
+
+    def scratch(self, channels: int, queries: int, keys: int) -> int:
+        """Elements held besides q, k, v and the result."""
+        ...
+
+
+class _Processor:
+    """Makes a `Scored` processor callable as diffusers' are: on the attention module and a whole `b c h w` tensor."""
+
+    def __call__(self, attn: Attention, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
+        x = attn.group_norm.of(hidden_states)
+        q, k, v = (tokens(project.of(x)) for project in attn.projections())
+        out = self.attend(q, k, v)  # type: ignore[attr-defined]
+        return untokens(attn.to_out[0](out), like=x) + hidden_states
+
+
+class AttnProcessor2_0(_Processor):
+    """torch's fused attention: the scores are never stored."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+
+    def scratch(self, channels: int, queries: int, keys: int) -> int:
+        return 0
+
+
+class FusedAttnProcessor2_0(AttnProcessor2_0):
+    """The same over fused projections (`fuse_qkv_projections`)."""
+
+
+class AttnProcessor(_Processor):
+    """Plain attention: scores stored, softmax in float32."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        empty = q.new_empty(q.shape[0], q.shape[1], k.shape[1])
+        scores = torch.baddbmm(empty, q, k.transpose(1, 2), beta=0, alpha=q.shape[-1] ** -0.5)
+        return scores.float().softmax(-1).to(q.dtype) @ v
+
+    def scratch(self, channels: int, queries: int, keys: int) -> int:
+        return 4 * queries * keys
+
+
+class Attend(Op):
+    """Each position's query against the keys and values of every position: `b c …` → `b c …`."""
+
+    def __init__(self, keys: Field, values: Field, processor: Scored):
+        self.keys, self.values, self.processor = keys, values, processor
+
+    def of(self, x: Tensor) -> Tensor:
+        q, k, v = tokens(x), tokens(self.keys.data), tokens(self.values.data)  # type: ignore[attr-defined]
+        return untokens(self.processor.attend(q, k, v), like=x)
+
+    def bind(self, source: Source) -> OnTile:
+        # Copied once a pass where the layout asks for it, not once a tile.
+        k = tokens(source.everything(self.keys)).contiguous()
+        v = tokens(source.everything(self.values)).contiguous()
+
+        def on_tile(tile: Tile, place: Place) -> Tensor:
+            one = slice(tile.image, tile.image + 1)
+            return untokens(self.processor.attend(tokens(tile.data), k[one], v[one]), like=tile.data)
+
+        return on_tile
+
+    def reads_all(self) -> tuple[Field, ...]:
+        return (self.keys, self.values)
+
+    def flops(self, read: Shape, made: Shape) -> int:
+        positions = prod(self.keys.shape[2:])
+        return 4 * prod(made) * positions
+
+    def kept(self) -> int:
+        return prod(self.keys.shape) + prod(self.values.shape)
+
+    def scratch(self, read: Shape, made: Shape, place: Place) -> int:
+        return self.processor.scratch(read[1], prod(read[2:]), prod(self.keys.shape[2:]))
+
+
+class Attention(nn.Module):
+    """One head over every position, with its own norm and residual.
+
+    The attributes below `to_out` are those that diffusers' own processors ask for, so that they work here unchanged.
+    """
+
+    heads = 1
+    spatial_norm = norm_cross = norm_q = norm_k = None
+    residual_connection = True
+    rescale_output_factor = 1.0
+    upcast_softmax = True
+    is_cross_attention = False
+
+    def __init__(self, channels: int, groups: int, eps: float = 1e-6):
+        super().__init__()
+        self.group_norm = GroupNorm(groups, channels, eps)
+        self.to_q, self.to_k, self.to_v = (Linear(channels, channels) for _ in range(3))
+        self.to_out: Any = nn.ModuleList([Linear(channels, channels), nn.Dropout(0.0)])
+        self.scale = channels**-0.5
+        self.fused_projections = False
+        self.processor: Callable[..., Tensor] = AttnProcessor2_0()
+
+    def projections(self) -> tuple[Op, Op, Op]:
+        """The maps to queries, keys and values."""
+        if self.fused_projections:
+            return LinearPart(self.to_qkv, 0, 3), LinearPart(self.to_qkv, 1, 3), LinearPart(self.to_qkv, 2, 3)
+        return self.to_q, self.to_k, self.to_v
+
+    def forward(self, x: Field) -> Field:
+        if not isinstance(self.processor, Scored):
+            return x.whole(lambda data: self.processor(self, data))
+        q, k, v = self.projections()
+        keys = x.through(self.group_norm, k)
+        values = x.through(self.group_norm, v)
+        return x.through(self.group_norm, q, Attend(keys, values, self.processor), self.to_out[0], plus(x))
+
+    def fuse_projections(self) -> None:
+        """Adds `to_qkv`, the three projections in one; the separate ones stay, as in diffusers."""
+        if self.fused_projections:
+            return
+        parts = (self.to_q, self.to_k, self.to_v)
+        weight = parts[0].weight
+        self.to_qkv = Linear(weight.shape[1], 3 * weight.shape[0], device=weight.device, dtype=weight.dtype)
+        with torch.no_grad():
+            self.to_qkv.weight.copy_(torch.cat([p.weight for p in parts]))
+            self.to_qkv.bias.copy_(torch.cat([p.bias for p in parts]))
+        self.fused_projections = True
+
+    def unfuse_projections(self) -> None:
+        """Takes `to_qkv` away again."""
+        if self.fused_projections:
+            del self.to_qkv
+            self.fused_projections = False
+
+    # --- what diffusers' own processors call --------------------------------------------------------------------------
+
+    def prepare_attention_mask(self, attention_mask: None, *args: object, **kwargs: object) -> None:
+        if attention_mask is not None:
+            raise NotImplementedError("the mid-block attention of an image VAE takes no mask")
+
+    def head_to_batch_dim(self, x: Tensor) -> Tensor:
+        return x
+
+    def batch_to_head_dim(self, x: Tensor) -> Tensor:
+        return x
+
+    def get_attention_scores(self, query: Tensor, key: Tensor, attention_mask: None = None) -> Tensor:
+        self.prepare_attention_mask(attention_mask)
+        empty = query.new_empty(query.shape[0], query.shape[1], key.shape[1])
+        scores = torch.baddbmm(empty, query, key.transpose(1, 2), beta=0, alpha=self.scale)
+        return scores.float().softmax(-1).to(query.dtype)

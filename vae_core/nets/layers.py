@@ -1,0 +1,260 @@
+"""The vocabulary that networks are built from: layers that are torch modules and operations of a pass at once.
+
+Each is an ordinary `nn.Module` with ordinary parameter names, callable on plain tensors; as an `Op` it also knows its geometry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..geometry import Region, Span, Window, convolution_window
+from .passes import Field, OnTile, Op, Place, Shape, Source, Tile
+
+Pads = tuple[tuple[int, int], ...]
+
+
+def pad(x: Tensor, missing: Pads) -> Tensor:
+    """Zeros beyond the borders of the trailing axes; `x` itself where none are missing."""
+    if not any(before or after for before, after in missing):
+        return x
+    return F.pad(x, [n for pair in reversed(missing) for n in pair])
+
+
+def split_pads(missing: Pads) -> tuple[tuple[int, ...], Pads]:
+    """What a convolution can pad by itself, equally on both sides of an axis, and what must be padded before it."""
+    own = tuple(before if before == after else 0 for before, after in missing)
+    rest = tuple((0, 0) if before == after else (before, after) for before, after in missing)
+    return own, rest
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which statistics are kept: float32, or float64 for float64."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def laid_out_as(like: Tensor, x: Tensor) -> Tensor:
+    """`x` in the memory format of `like`: attention leaves its channels innermost, which would slow everything after it."""
+    channels_last = (
+        like.ndim == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
+    )
+    return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+class Conv2d(nn.Conv2d, Op):
+    """A convolution with zero padding `pads = (before, after)`, the same on both axes."""
+
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int, stride: int = 1, pads: tuple[int, int] = (0, 0), bias: bool = True
+    ):
+        super().__init__(c_in, c_out, kernel, stride, bias=bias)
+        self.pads = pads
+        self.pixelwise = kernel == stride == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._convolve(x, (self.pads, self.pads))
+
+    of = forward
+
+    def _convolve(self, x: Tensor, missing: Pads) -> Tensor:
+        own, rest = split_pads(missing)
+        if x.device.type == "cpu" and x.dtype == torch.bfloat16 and self._makes_one_column(x, missing):
+            # oneDNN (torch 2.13, AMX) returns garbage for a strided bfloat16 convolution with an output one column wide.
+            wider = (*missing[:-1], (missing[-1][0], missing[-1][1] + self.stride[-1]))
+            return F.conv2d(pad(x, wider), self.weight, self.bias, self.stride)[..., :1]
+        return F.conv2d(pad(x, rest), self.weight, self.bias, self.stride, own)
+
+    def _makes_one_column(self, x: Tensor, missing: Pads) -> bool:
+        width = x.shape[-1] + sum(missing[-1])
+        return self.stride[-1] > 1 and width < self.kernel_size[-1] + self.stride[-1]
+
+    def bind(self, source: Source) -> OnTile:
+        return lambda tile, place: self._convolve(tile.data, place.missing)
+
+    def out_shape(self, shape: Shape) -> Shape:
+        b, _, *sizes = shape
+        return (
+            b,
+            self.out_channels,
+            *((n + sum(self.pads) - self.kernel_size[0]) // self.stride[0] + 1 for n in sizes),
+        )
+
+    def window(self, axis: int, out: Region, sizes: Sequence[int]) -> Window:
+        return convolution_window(out[axis], sizes[axis], self.kernel_size[0], self.stride[0], self.pads[0])
+
+    def flops(self, read: Shape, made: Shape) -> int:
+        return 2 * prod(made) * self.in_channels * prod(self.kernel_size)
+
+    def scratch(self, read: Shape, made: Shape, place: Place) -> int:
+        return padded_elements(read, place.missing)
+
+
+def padded_elements(read: Shape, missing: Pads) -> int:
+    """Elements of the padded copy that `pad` makes of what a convolution cannot pad by itself."""
+    _, rest = split_pads(missing)
+    if not any(before or after for before, after in rest):
+        return 0
+    return prod(read[:2]) * prod(n + before + after for n, (before, after) in zip(read[2:], rest, strict=True))
+
+
+class UpsampleConv2d(nn.Conv2d, Op):
+    """Nearest-neighbour upsampling by `factor` and a 3×3 convolution, as the one transposed convolution that they are.
+
+    Upsampling repeats each cell factor × factor times; convolving that with w is convolving the cells themselves, spread out by
+    `factor`, with w ∗ box. For factor 2 this takes 16 multiplications per cell and channel pair where the literal way takes 36, and
+    the upsampled Field is never stored. Cells beyond the border are zero on either side of the equation.
+    """
+
+    pixelwise = False
+
+    def __init__(self, c_in: int, c_out: int, factor: int = 2, bias: bool = True):
+        super().__init__(c_in, c_out, 3, bias=bias)
+        self.factor = factor
+        self.align = factor
+
+    def transposed_kernel(self) -> Tensor:
+        """`c_in c_out k k` with k = factor + 2, summed in float32 or better."""
+        s = self.factor
+        flipped = self.weight.to(wide(self.weight.dtype)).flip(2, 3).transpose(0, 1)
+        spread = F.pad(flipped, (s - 1,) * 4)
+        k = s + 2
+        shifted = [spread[:, :, i : i + k, j : j + k] for i in range(s) for j in range(s)]
+        return torch.stack(shifted).sum(0).to(self.weight.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv_transpose2d(x, self.transposed_kernel(), self.bias, self.factor, padding=1)
+
+    of = forward
+
+    def literal(self, x: Tensor) -> Tensor:
+        return F.conv2d(
+            F.interpolate(x, scale_factor=float(self.factor), mode="nearest"), self.weight, self.bias, padding=1
+        )
+
+    def bind(self, source: Source) -> OnTile:
+        kernel, s = self.transposed_kernel(), self.factor
+
+        def on_tile(tile: Tile, place: Place) -> Tensor:
+            own, rest = split_pads(place.missing)
+            # A halo cell's contributions outside the region are cropped by the padding: one cell is `factor` outputs wide.
+            crop = tuple(1 if n else s + 1 for n in own)
+            return F.conv_transpose2d(pad(tile.data, rest), kernel, self.bias, s, padding=crop)  # type: ignore[arg-type]
+
+        return on_tile
+
+    def out_shape(self, shape: Shape) -> Shape:
+        b, _, *sizes = shape
+        return (b, self.out_channels, *(n * self.factor for n in sizes))
+
+    def window(self, axis: int, out: Region, sizes: Sequence[int]) -> Window:
+        under = Span(out[axis].start // self.factor, -(-out[axis].stop // self.factor))
+        return convolution_window(under, sizes[axis], kernel=3, stride=1, pad_before=1)
+
+    def flops(self, read: Shape, made: Shape) -> int:
+        return 2 * prod(read) * self.out_channels * (self.factor + 2) ** 2
+
+    def kept(self) -> int:
+        return self.in_channels * self.out_channels * (self.factor + 2) ** 2
+
+    def scratch(self, read: Shape, made: Shape, place: Place) -> int:
+        return padded_elements(read, place.missing)
+
+
+class GroupNorm(nn.GroupNorm, Op):
+    """Group normalisation; its statistics are the whole Field's, whatever the tile."""
+
+    reads_statistics = True
+
+    def of(self, x: Tensor) -> Tensor:
+        return self(x)
+
+    def bind(self, source: Source) -> OnTile:
+        # With its statistics known, it is a batch normalisation in evaluation mode: one read, one write, rounded once.
+        mean, var = self._of_groups(*source.statistics())
+        weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
+        return lambda tile, place: F.batch_norm(
+            tile.data, mean[tile.image], var[tile.image], weight, bias, training=False, eps=self.eps
+        )
+
+    def _of_groups(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each channel's group, `b c`, from those of each channel."""
+        b, c = mean.shape
+        means, variances = mean.view(b, self.num_groups, -1), var.view(b, self.num_groups, -1)
+        group_mean = means.mean(2, keepdim=True)
+        group_var = variances.mean(2, keepdim=True) + (means - group_mean).square().mean(2, keepdim=True)
+        return group_mean.expand_as(means).reshape(b, c), group_var.expand_as(means).reshape(b, c)
+
+
+class Pointwise(Op):
+    """A function of each element alone; `over` is the same function in place."""
+
+    def __init__(self, of: Callable[[Tensor], Tensor], over: Callable[[Tensor], Tensor] | None = None):
+        self._of, self._over = of, over
+        self.in_place = over is not None
+
+    def of(self, x: Tensor) -> Tensor:
+        return self._of(x)
+
+    def over(self, x: Tensor) -> Tensor:
+        return self._over(x) if self._over is not None else self._of(x)
+
+
+silu = Pointwise(F.silu, lambda x: F.silu(x, inplace=True))
+relu = Pointwise(F.relu, lambda x: F.relu(x, inplace=True))
+gelu = Pointwise(F.gelu)
+mish = Pointwise(F.mish, lambda x: F.mish(x, inplace=True))
+
+ACTIVATIONS = {"silu": silu, "swish": silu, "relu": relu, "gelu": gelu, "mish": mish}
+
+
+def activation(name: str) -> Pointwise:
+    """The activation of a configuration's `act_fn`. Raises ConfigError for one that is not known."""
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"act_fn {name!r} is not known; expected one of {', '.join(sorted(ACTIVATIONS))}")
+    return ACTIVATIONS[name]
+
+
+class Plus(Op):
+    """Adds another Field, or a 1×1 convolution of it that is never stored as a Field of its own."""
+
+    in_place = True
+
+    def __init__(self, other: Field, by: Conv2d | None = None):
+        self.other, self.by = other, by
+
+    def of(self, x: Tensor) -> Tensor:
+        rest = self._rest(self.other.data)  # type: ignore[attr-defined]
+        return rest + laid_out_as(rest, x)
+
+    def over(self, x: Tensor) -> Tensor:
+        rest = self._rest(self.other.data)  # type: ignore[attr-defined]
+        return laid_out_as(rest, x).add_(rest)
+
+    def _rest(self, other: Tensor) -> Tensor:
+        return other if self.by is None else self.by(other)
+
+    def bind(self, source: Source) -> OnTile:
+        def on_tile(tile: Tile, place: Place) -> Tensor:
+            rest = self._rest(source.part(self.other, tile.image, place.region))
+            return tile.data.add_(rest) if tile.owned else tile.data + rest
+
+        return on_tile
+
+    def reads(self) -> tuple[Field, ...]:
+        return (self.other,)
+
+    def flops(self, read: Shape, made: Shape) -> int:
+        return 0 if self.by is None else self.by.flops(read, made)
+
+    def scratch(self, read: Shape, made: Shape, place: Place) -> int:
+        return 0 if self.by is None else prod(made)
+
+
+def plus(other: Field, by: Conv2d | None = None) -> Plus:
+    """Adds `other`, or `by(other)`."""
+    return Plus(other, by)

@@ -1,0 +1,217 @@
+"""What a network's forward is made of: Fields, and passes of operations over them.
+
+A *Field* is an activation that lies over the whole picture, `b c h w` (or `b c t h w`). A network's forward takes a Field and
+returns one; each line sends a Field through a few operations: one *pass*. What a pass does with tiles, devices and memory is the
+Field's business, so that the forward is written once and runs whole (`Whole`, below: plain tensors), streamed (stream/) or traced
+(plan/).
+
+An *operation* (`Op`) is a layer that also knows its geometry: which window of its input an output region needs, and how to compute
+just that region. Several operations in one pass run over one tile in turn, and only the last one's result is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ..geometry import Region, Window
+
+Shape = tuple[int, ...]
+
+
+class Field(Protocol):
+    """An activation over the whole picture, wherever it lives."""
+
+    @property
+    def shape(self) -> Shape: ...
+
+    def through(self, *ops: Op) -> Field:
+        """One pass: the operations in order, tile by tile if need be."""
+        ...
+
+    def whole(self, function: Callable[[Tensor], Tensor]) -> Field:
+        """For a function that must see everything at once and keeps the shape (a foreign attention processor)."""
+        ...
+
+
+class Place(NamedTuple):
+    """Where an operation stands in a tile's computation: its output region, and per axis the window that it read."""
+
+    region: Region
+    windows: tuple[Window, ...]
+
+    @property
+    def missing(self) -> tuple[tuple[int, int], ...]:
+        """Per axis, how many cells of the window lie beyond the border, in front and behind."""
+        return tuple((w.before, w.after) for w in self.windows)
+
+
+class Source(Protocol):
+    """What a pass offers to its operations when they prepare for its tiles."""
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and population variance per image and channel (`b c`) of the Field that enters the pass."""
+        ...
+
+    def everything(self, field: Field) -> Tensor:
+        """All of another Field, on the device that computes."""
+        ...
+
+    def part(self, field: Field, image: int, region: Region) -> Tensor:
+        """One image's region of another Field, `1 c …`, on the device that computes."""
+        ...
+
+
+class Tile(NamedTuple):
+    """One image's tile on its way through a pass."""
+
+    data: Tensor
+    """`1 c …`"""
+    image: int
+    """Which image of the batch."""
+    owned: bool
+    """False while `data` is a view of a Field, which must not be written."""
+
+
+OnTile = Callable[[Tile, Place], Tensor]
+
+
+class Op:
+    """One operation of a pass; the defaults describe a pixel-wise one that keeps the channels."""
+
+    align: int = 1
+    """Output regions start and stop at multiples of this."""
+    in_place: bool = False
+    """`over` really writes into its input, and allocates nothing."""
+    reads_statistics: bool = False
+    """It needs the statistics of the pass's input Field, so it can only be the first."""
+    pixelwise: bool = True
+    """An output cell depends on no other cell of the input than itself."""
+
+    def of(self, x: Tensor) -> Tensor:
+        """The operation on a whole tensor, as fast as torch has it."""
+        raise NotImplementedError
+
+    def over(self, x: Tensor) -> Tensor:
+        """The same where `x` is ours to overwrite."""
+        return self.of(x)
+
+    def literal(self, x: Tensor) -> Tensor:
+        """The operation on a whole tensor, computed step by step as the published code does, for bit-equal results."""
+        return self.of(x)
+
+    def bind(self, source: Source) -> OnTile:
+        """Prepare for one pass: the function that computes one tile."""
+        return lambda tile, place: self.over(tile.data) if tile.owned else self.of(tile.data)
+
+    def reads(self) -> tuple[Field, ...]:
+        """Other Fields that it reads, at its output region."""
+        return ()
+
+    def reads_all(self) -> tuple[Field, ...]:
+        """Other Fields that it needs whole, on the device."""
+        return ()
+
+    def out_shape(self, shape: Shape) -> Shape:
+        """The shape that a whole input of `shape` becomes."""
+        return shape
+
+    def window(self, axis: int, out: Region, sizes: Sequence[int]) -> Window:
+        """The window of input axis `axis` (0 is the first after the channels) that the output region needs."""
+        return Window(out[axis])
+
+    def flops(self, read: Shape, made: Shape) -> int:
+        """Operations to make an output tile `made` from a window `read`, counted as torch's FlopCounterMode does."""
+        return 0
+
+    def kept(self) -> int:
+        """Elements that `bind` allocates and holds for the whole pass."""
+        return 0
+
+    def scratch(self, read: Shape, made: Shape, place: Place) -> int:
+        """Elements allocated besides input and output while one tile is computed."""
+        return 0
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The operations of one pass, as geometry."""
+
+    ops: tuple[Op, ...]
+
+    def stages(self, shape: Shape) -> list[Shape]:
+        """The whole shape before each operation, and after the last."""
+        shapes = [tuple(shape)]
+        for op in self.ops:
+            shapes.append(op.out_shape(shapes[-1]))
+        return shapes
+
+    @property
+    def align(self) -> int:
+        align = 1
+        for op in self.ops:
+            align *= op.align
+        return align
+
+    def places(self, region: Region, stages: Sequence[Shape]) -> list[Place]:
+        """For each operation, its output region and input windows, so that the last one makes `region`."""
+        places: list[Place] = []
+        for op, shape in zip(reversed(self.ops), reversed(stages[:-1]), strict=True):
+            windows = tuple(op.window(axis, region, shape[2:]) for axis in range(len(region)))
+            places.append(Place(region, windows))
+            region = tuple(window.span for window in windows)
+        return places[::-1]
+
+    def reads(self) -> tuple[Field, ...]:
+        """Every other Field that is read."""
+        return tuple(field for op in self.ops for field in (*op.reads(), *op.reads_all()))
+
+    def flops(self, stages: Sequence[Shape]) -> int:
+        """Operations of the pass in one piece."""
+        return sum(op.flops(read, made) for op, read, made in zip(self.ops, stages[:-1], stages[1:], strict=True))
+
+    @property
+    def pixelwise(self) -> bool:
+        return all(op.pixelwise for op in self.ops)
+
+    def __str__(self) -> str:
+        return " · ".join(type(op).__name__ for op in self.ops)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A Field that is one plain tensor: passes are plain calls, differentiable, compilable, and nothing else.
+
+    `literal` computes every operation step by step as the published code does. `on_pass(name)` is called after each pass.
+    """
+
+    data: Tensor
+    literal: bool = False
+    on_pass: Callable[[str], None] | None = None
+
+    @property
+    def shape(self) -> Shape:
+        return tuple(self.data.shape)
+
+    def through(self, *ops: Op) -> Whole:
+        x = self.data
+        for i, op in enumerate(ops):
+            if self.literal:
+                x = op.literal(x)
+            elif i > 0 and not torch.is_grad_enabled():
+                x = op.over(x)
+            else:
+                x = op.of(x)
+        return self._next(x, ops[-1])
+
+    def whole(self, function: Callable[[Tensor], Tensor]) -> Whole:
+        return self._next(function(self.data), function)
+
+    def _next(self, x: Tensor, last: object) -> Whole:
+        if self.on_pass is not None:
+            self.on_pass(type(last).__name__)
+        return Whole(x, self.literal, self.on_pass)

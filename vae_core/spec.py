@@ -1,0 +1,205 @@
+"""What is known of each published variant: configuration, latent convention, dtypes that are safe.
+
+A network's code says how it computes; this table says which weights go with which numbers. Sources are named beside each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+KL = "AutoencoderKL"
+KL_FLUX2 = "AutoencoderKLFlux2"
+TINY = "AutoencoderTiny"
+
+
+class Scale(NamedTuple):
+    """Pixels (frames) per latent cell along each axis."""
+
+    t: int
+    h: int
+    w: int
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One published set of weights, or a custom configuration of a known network.
+
+    A latent is *raw* as the network emits it. `z_model = (z - shift) * scaling`, or, where per-channel statistics are given,
+    `z_model = (z - mean) / std * scaling`.
+    """
+
+    name: str
+    """The id that `variant=` takes: "sdxl"."""
+    title: str
+    """For people: "SDXL"."""
+    network: str
+    """The class that builds it: `KL`, `KL_FLUX2` or `TINY`."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Constructor fields that differ from the class defaults, as published."""
+    source: str = ""
+    """Where the numbers come from."""
+    fp16_safe: bool = True
+    """False where activations are known to overflow float16."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "config", MappingProxyType(dict(self.config)))
+
+
+_KL = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "norm_num_groups": 32}
+_KL16 = _KL | {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False, "sample_size": 1024}
+
+# Playground v2.5: vae/config.json of playgroundai/playground-v2.5-1024px-aesthetic
+_PLAYGROUND_MEAN = (-1.6574, 1.886, -1.383, 2.5155)
+_PLAYGROUND_STD = (8.4927, 5.9022, 6.5498, 5.2299)
+
+VARIANTS: Mapping[str, Variant] = MappingProxyType(
+    {
+        row.name: row
+        for row in (
+            Variant(
+                "sd1",
+                "Stable Diffusion 1.x",
+                KL,
+                _KL | {"sample_size": 512, "scaling_factor": 0.18215},
+                "vae/config.json of runwayml/stable-diffusion-v1-5",
+            ),
+            Variant(
+                "sd2",
+                "Stable Diffusion 2.x",
+                KL,
+                _KL | {"sample_size": 768, "scaling_factor": 0.18215},
+                "vae/config.json of stabilityai/stable-diffusion-2-1",
+            ),
+            Variant(
+                "sdxl",
+                "SDXL",
+                KL,
+                _KL | {"sample_size": 1024, "scaling_factor": 0.13025},
+                "vae/config.json of stabilityai/stable-diffusion-xl-base-1.0",
+                fp16_safe=False,
+            ),
+            Variant(
+                "playground25",
+                "Playground v2.5",
+                KL,
+                _KL
+                | {
+                    "sample_size": 1024,
+                    "scaling_factor": 0.5,
+                    "latents_mean": _PLAYGROUND_MEAN,
+                    "latents_std": _PLAYGROUND_STD,
+                },
+                "vae/config.json of playgroundai/playground-v2.5-1024px-aesthetic",
+                fp16_safe=False,
+            ),
+            Variant(
+                "sd3",
+                "Stable Diffusion 3 and 3.5",
+                KL,
+                _KL16 | {"scaling_factor": 1.5305, "shift_factor": 0.0609},
+                "vae/config.json of stabilityai/stable-diffusion-3-medium-diffusers",
+            ),
+            Variant(
+                "flux1",
+                "FLUX.1",
+                KL,
+                _KL16 | {"scaling_factor": 0.3611, "shift_factor": 0.1159},
+                "vae/config.json of black-forest-labs/FLUX.1-dev",
+            ),
+            Variant(
+                "flux2",
+                "FLUX.2",
+                KL_FLUX2,
+                {},
+                "class defaults of AutoencoderKLFlux2, diffusers 0.42",
+            ),
+            Variant(
+                "x4-upscaler",
+                "Stable Diffusion x4 upscaler",
+                KL,
+                {
+                    "block_out_channels": (128, 256, 512),
+                    "layers_per_block": 2,
+                    "norm_num_groups": 32,
+                    "sample_size": 256,
+                    "scaling_factor": 0.08333,
+                },
+                "vae/config.json of stabilityai/stable-diffusion-x4-upscaler; its pipeline forces 0.08333",
+            ),
+            Variant("taesd", "TAESD (tiny, SD 1.x and 2.x)", TINY, {}, "madebyollin/taesd"),
+            Variant("taesdxl", "TAESDXL (tiny, SDXL)", TINY, {}, "madebyollin/taesdxl"),
+            Variant("taesd3", "TAESD3 (tiny, SD3)", TINY, {"latent_channels": 16}, "madebyollin/taesd3"),
+            Variant("taef1", "TAEF1 (tiny, FLUX.1)", TINY, {"latent_channels": 16}, "madebyollin/taef1"),
+            Variant(
+                "taef2",
+                "TAEF2 (tiny, FLUX.2)",
+                TINY,
+                {"latent_channels": 32, "pool_mid_blocks": True},
+                "madebyollin/taesd, taef2 files",
+            ),
+        )
+    }
+)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What one loaded VAE is: its sizes and its latent convention, whatever the network."""
+
+    name: str
+    title: str
+    network: str
+    latent_channels: int
+    pixel_channels: int
+    scale: Scale
+    scaling_factor: float = 1.0
+    shift_factor: float = 0.0
+    latents_mean: tuple[float, ...] | None = None
+    latents_std: tuple[float, ...] | None = None
+    patch: tuple[int, int] = (1, 1)
+    """Raw latents are packed in patches of this (h, w) into the diffusion model's latent; FLUX.2 only."""
+    fp16_safe: bool = True
+
+    @classmethod
+    def of(cls, variant: Variant, config: Mapping[str, Any]) -> Spec:
+        """From a variant's row and the network's complete configuration (diffusers' field names)."""
+        tiny = variant.network == TINY
+        levels = len(config["num_decoder_blocks" if tiny else "block_out_channels"])
+        factor = (config["upsampling_scaling_factor"] if tiny else 2) ** (levels - 1)
+        return cls(
+            name=variant.name,
+            title=variant.title,
+            network=variant.network,
+            latent_channels=config["latent_channels"],
+            pixel_channels=config["in_channels"],
+            scale=Scale(1, factor, factor),
+            scaling_factor=1.0 if variant.network == KL_FLUX2 else config["scaling_factor"],
+            shift_factor=config["shift_factor"] or 0.0,
+            latents_mean=None if tiny else config["latents_mean"],
+            latents_std=None if tiny else config["latents_std"],
+            patch=config["patch_size"] if variant.network == KL_FLUX2 else (1, 1),
+            fp16_safe=variant.fp16_safe,
+        )
+
+    @property
+    def multiple(self) -> tuple[int, int]:
+        """Pixel sizes (h, w) that encode takes as they are are multiples of this."""
+        return self.scale.h * self.patch[0], self.scale.w * self.patch[1]
+
+    @property
+    def packed_channels(self) -> int:
+        """Channels of the diffusion model's latent."""
+        return self.latent_channels * self.patch[0] * self.patch[1]
+
+    @property
+    def convention(self) -> str:
+        """The latent convention in a line."""
+        if self.network == KL_FLUX2:
+            return f"z_model = batch_norm(pack {self.patch[0]}×{self.patch[1]}(z)), {self.packed_channels} channels"
+        if self.latents_mean is not None:
+            return f"z_model = (z - mean) / std · {self.scaling_factor:g}, per channel"
+        shift = f"(z - {self.shift_factor:g})" if self.shift_factor else "z"
+        return f"z_model = {shift} · {self.scaling_factor:g}"

@@ -1,0 +1,368 @@
+"""VAE: pixels to latents and back, in bounded memory. Plans, then runs.
+
+Latents are raw, as the network emits them; `normalize` and `denormalize` go to the diffusion model's space and back. Pixels are
+`b c h w` in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from .checkpoint import Checkpoint, open_checkpoint
+from .device import default_device, free_bytes, host_bytes, parse_bytes
+from .errors import BudgetError, InputError
+from .models import Model, build
+from .nets.passes import Field, Whole
+from .nets.posterior import DiagonalGaussianDistribution
+from .plan import Budget, Plan, Rung, Trace, plan, trace
+from .spec import KL_FLUX2, TINY, Spec, Variant
+from .stream import OnProgress, Progress, Streamed
+
+Mode = Literal["exact", "whole", "blend"]
+Direction = Literal["decode", "encode"]
+
+RESERVE = 0.1
+"""Share of the free memory that stays free where no limit is given."""
+
+BLEND_TILE_PX = 512
+"""Edge of a tile in `mode="blend"` where none is given: diffusers' and ComfyUI's common default."""
+
+
+class VAE:
+    """A network with its weights, and what is known of it.
+
+    `net` is the model (`vae_core.AutoencoderKL`, …), `spec` its sizes and latent convention, `checkpoint` where it came from.
+    """
+
+    def __init__(self, net: Model, spec: Spec, checkpoint: Checkpoint | None = None):
+        self.net, self.spec, self.checkpoint = net, spec, checkpoint
+        self._traces: dict[tuple[Direction, tuple[int, ...]], Trace] = {}
+
+    @classmethod
+    def of(cls, net: Model, variant: Variant | None = None) -> VAE:
+        """Around a model that is already there."""
+        variant = variant or Variant("custom", "custom configuration", net.network)
+        return cls(net, Spec.of(variant, net.config))
+
+    def __repr__(self) -> str:
+        return f"VAE({self.spec.title}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        return self.net.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.net.dtype
+
+    # --- pixels and latents -------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        latents: Tensor,
+        *,
+        mode: Mode = "exact",
+        tile: int | None = None,
+        memory_limit: int | str | None = None,
+        progress: OnProgress | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Raw latents `b z h w` → pixels `b 3 h·f w·f` in [-1, 1], in the network's dtype.
+
+        mode          "exact": as much at once as fits, tiles inside the network else, the same result either way; "whole": all at
+                      once; "blend": overlapping tiles, cross-faded, approximate.
+        tile          edge of a tile, in cells of each pass's output ("exact") or in pixels ("blend"); default: what fits.
+        memory_limit  bytes or "2GiB", weights included; default: what the device has free, less a reserve.
+        progress      called as (done, total, info) after each tile, in operations; may raise to cancel.
+        size          crop the result to this (h, w), as a padded encode needs it.
+
+        Raises InputError for latents that do not fit, BudgetError where no plan does.
+        """
+        self._check("decode", latents, self.spec.latent_channels)
+        pixels = self._run("decode", latents, mode, tile, memory_limit, progress).clamp_(-1, 1)
+        return pixels if size is None else pixels[..., : size[0], : size[1]]
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        pixels: Tensor,
+        *,
+        mode: Mode = "exact",
+        tile: int | None = None,
+        memory_limit: int | str | None = None,
+        progress: OnProgress | None = None,
+        sample: bool = False,
+        generator: torch.Generator | None = None,
+        fit: Literal["crop", "pad"] = "crop",
+    ) -> Tensor:
+        """Pixels `b 3 h w` in [-1, 1] → raw latents `b z h/f w/f`: the posterior's mean, or with `sample` a draw from it.
+
+        Sizes that are no multiple of `spec.multiple` are cropped about the centre, or with fit="pad" continued below and to the
+        right with the last row and column, so that no pixel is lost: `decode(…, size=(h, w))` crops them off again. The other
+        parameters are those of `decode`.
+        """
+        self._check("encode", pixels, self.spec.pixel_channels)
+        made = self._run("encode", fitted(pixels, self.spec.multiple, fit), mode, tile, memory_limit, progress)
+        if self.spec.network == TINY:
+            return made
+        posterior = DiagonalGaussianDistribution(made)
+        return posterior.sample(generator) if sample else posterior.mode().clone()
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        """Raw latents → the diffusion model's space (`spec.convention`); for FLUX.2 `b 32 h w` → `b 128 h/2 w/2`."""
+        spec = self.spec
+        if spec.network == KL_FLUX2:
+            ph, pw = spec.patch
+            if latents.shape[-2] % ph or latents.shape[-1] % pw:
+                raise InputError(
+                    f"latents of {tuple(latents.shape)} cannot be packed in patches of {ph}×{pw}: sizes must divide"
+                )
+            packed = rearrange(latents, "b c (h ph) (w pw) -> b (c ph pw) h w", ph=ph, pw=pw)
+            mean, std = self._batch_norm(packed)
+            return (packed - mean) / std
+        mean, std = self._statistics(latents)
+        return (latents - mean) / std * spec.scaling_factor
+
+    def denormalize(self, latents: Tensor) -> Tensor:
+        """The inverse of `normalize`."""
+        spec = self.spec
+        if spec.network == KL_FLUX2:
+            mean, std = self._batch_norm(latents)
+            ph, pw = spec.patch
+            return rearrange(latents * std + mean, "b (c ph pw) h w -> b c (h ph) (w pw)", ph=ph, pw=pw)
+        mean, std = self._statistics(latents)
+        return latents / spec.scaling_factor * std + mean
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of a raw latent's channels, `1 c 1 1`."""
+        spec = self.spec
+        if spec.latents_mean is None or spec.latents_std is None:
+            return torch.tensor(spec.shift_factor).to(like), torch.ones(()).to(like)
+        return tuple(torch.tensor(v).view(1, -1, 1, 1).to(like) for v in (spec.latents_mean, spec.latents_std))  # type: ignore[return-value]
+
+    def _batch_norm(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        bn = cast(nn.BatchNorm2d, self.net.bn)
+        mean, var = cast(Tensor, bn.running_mean), cast(Tensor, bn.running_var)
+        return mean.view(1, -1, 1, 1).to(like), (var.float() + bn.eps).sqrt().view(1, -1, 1, 1).to(like)
+
+    def _check(self, direction: Direction, x: Tensor, channels: int) -> None:
+        name, axes = ("latents", "z") if direction == "decode" else ("pixels", "c")
+        if x.ndim != 4 or x.shape[1] != channels or not x.is_floating_point() or x.numel() == 0:
+            raise InputError(
+                f"{self.spec.title} {direction}s {name} `b {axes} h w` of {channels} channels in floating point; "
+                f"got {tuple(x.shape)} in {str(x.dtype).removeprefix('torch.')}"
+            )
+        if direction == "encode" and min(x.shape[-2:]) < max(self.spec.multiple):
+            raise InputError(
+                f"a picture must be at least {max(self.spec.multiple)} pixels each way; got {tuple(x.shape[-2:])}"
+            )
+
+    # --- plan and run -------------------------------------------------------------------------------------------------
+
+    def plan(
+        self,
+        direction: Direction = "decode",
+        *,
+        width: int,
+        height: int,
+        batch: int = 1,
+        mode: Mode = "exact",
+        tile: int | None = None,
+        memory_limit: int | str | None = None,
+    ) -> Plan:
+        """How a picture of this size in pixels would be decoded or encoded, without doing it. Raises BudgetError."""
+        scale = self.spec.scale
+        if min(width, height) < max(self.spec.multiple):
+            raise InputError(
+                f"a picture must be at least {max(self.spec.multiple)} pixels each way; got {width}×{height}"
+            )
+        if direction == "decode":
+            shape = (batch, self.spec.latent_channels, -(-height // scale.h), -(-width // scale.w))
+        else:
+            (mh, mw) = self.spec.multiple
+            shape = (batch, self.spec.pixel_channels, height // mh * mh, width // mw * mw)
+        return self._plan(direction, shape, mode, tile, memory_limit)
+
+    def _plan(
+        self, direction: Direction, shape: tuple[int, ...], mode: Mode, tile: int | None, limit: int | str | None
+    ) -> Plan:
+        if mode not in ("exact", "whole", "blend"):
+            raise InputError(f'mode {mode!r} is not known; expected "exact", "whole" or "blend"')
+        if tile is not None and tile < 1:
+            raise InputError(f"tile {tile} must be at least one cell")
+        if mode == "blend":
+            return self._blend_plan(direction, shape, tile, limit)
+        budget = self._budget(limit)
+        weights, element = self._weight_bytes(), self.dtype.itemsize
+        if mode == "whole":
+            return plan(
+                self._trace(direction, shape), budget, resident_bytes=weights, element_bytes=element, whole=True
+            )
+        if shape[0] == 1:
+            return plan(self._trace(direction, shape), budget, resident_bytes=weights, element_bytes=element, tile=tile)
+        if tile is None:
+            whole = plan(
+                self._trace(direction, shape), budget, resident_bytes=weights, element_bytes=element, whole=True
+            )
+            if whole.device_bytes <= budget.device_bytes:
+                return whole
+        one = self._trace(direction, (1, *shape[1:]))
+        batch = shape[0] * (prod(one.shapes[0]) + prod(one.shapes[-1])) * element
+        return plan(one, budget, resident_bytes=weights + batch, element_bytes=element, tile=tile)
+
+    def _blend_plan(
+        self, direction: Direction, shape: tuple[int, ...], tile: int | None, limit: int | str | None
+    ) -> Plan:
+        """Overlap-and-blend has one way to run: whole tiles, one after the other, beside the whole result."""
+        tile_px, tile_latent = self._blend_tile(tile)
+        edge = tile_latent if direction == "decode" else tile_px
+        one = (*shape[:2], *(min(edge, n) for n in shape[2:]))
+        budget, element = self._budget(limit), self.dtype.itemsize
+        full = self._trace(direction, shape)
+        held = (prod(full.shapes[0]) + 2 * prod(full.shapes[-1])) * element + self._weight_bytes()
+        per_tile = plan(self._trace(direction, one), budget, resident_bytes=held, element_bytes=element, whole=True)
+        stride = max(int(edge * (1 - self.net.tile_overlap_factor)), 1)
+        tiles = prod(-(-n // stride) for n in shape[2:])
+        fits = per_tile.device_bytes <= budget.device_bytes
+        rung = Rung("blend (approximate)", tile_px, per_tile.device_bytes, 0, per_tile.operations * tiles, fits)
+        if not fits:
+            raise BudgetError(
+                f"blending tiles of {tile_px} px needs {rung.device_bytes} bytes and the limit is {budget.device_bytes}; "
+                'choose a smaller tile, or mode="exact", which needs less'
+            )
+        return replace(per_tile, rung=rung.name, tile=tile_px, operations=rung.operations, exact=False, rungs=(rung,))
+
+    def _blend_tile(self, tile: int | None) -> tuple[int, int]:
+        """Edges of a blended tile in pixels and in latent cells."""
+        latent = max((tile or BLEND_TILE_PX) // self.spec.scale.h, 2)
+        return latent * self.spec.scale.h, latent
+
+    def _budget(self, limit: int | str | None) -> Budget:
+        free = int((free_bytes(self.device) + self._weight_bytes()) * (1 - RESERVE))
+        device = free if limit is None else parse_bytes(limit)
+        return Budget(device, None if self.device.type == "cpu" else int(host_bytes() * (1 - RESERVE)))
+
+    def _weight_bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (*self.net.parameters(), *self.net.buffers()))
+
+    def _forward(self, direction: Direction) -> Callable[[Field], Field]:
+        return self.net.decode_field if direction == "decode" else self.net.encode_field
+
+    def _trace(self, direction: Direction, shape: tuple[int, ...]) -> Trace:
+        key = (direction, tuple(shape))
+        if key not in self._traces:
+            self._traces[key] = trace(self._forward(direction), tuple(shape))
+        return self._traces[key]
+
+    def _run(
+        self,
+        direction: Direction,
+        x: Tensor,
+        mode: Mode,
+        tile: int | None,
+        limit: int | str | None,
+        progress: OnProgress | None,
+    ) -> Tensor:
+        chosen = self._plan(direction, tuple(x.shape), mode, tile, limit)
+        x = x.to(self.dtype)
+        if mode == "blend":
+            return self._run_blend(direction, x.to(self.device), tile, progress)
+        parts = x.split(chosen.images)
+        made = [
+            self._run_part(direction, part.to(self.device), chosen, _share(progress, i, len(parts)))
+            for i, part in enumerate(parts)
+        ]
+        return made[0] if len(made) == 1 else torch.cat(made)
+
+    def _run_part(self, direction: Direction, x: Tensor, chosen: Plan, progress: OnProgress | None) -> Tensor:
+        if chosen.steps is None:
+            return self._run_whole(direction, x, progress)
+        run = Streamed(chosen.steps, self.device, chosen.operations, progress)
+        return cast(Any, self._forward(direction)(run.enter(x))).data
+
+    def _run_whole(self, direction: Direction, x: Tensor, progress: OnProgress | None) -> Tensor:
+        if progress is None:
+            return cast(Any, self._forward(direction)(Whole(x))).data
+        traced = self._trace(direction, tuple(x.shape))
+        after = self._after_pass(traced, progress)
+        return cast(Any, self._forward(direction)(Whole(x, on_pass=after))).data
+
+    def _after_pass(self, traced: Trace, progress: OnProgress) -> Callable[[str], None]:
+        total, done, number = traced.operations, 0, 0
+
+        def after(name: str) -> None:
+            nonlocal done, number
+            done += traced.passes[number].operations
+            progress(done, total, Progress(number, len(traced.passes), 1, 1, name))
+            number += 1
+
+        return after
+
+    def _run_blend(self, direction: Direction, x: Tensor, tile: int | None, progress: OnProgress | None) -> Tensor:
+        blend = self.net.blend_decode if direction == "decode" else self.net.blend_encode
+
+        def after(done: int, tiles: int) -> None:
+            if progress is not None:
+                progress(done, tiles, Progress(0, 1, done, tiles, "blended tile"))
+
+        return blend(x, *self._blend_tile(tile), after)
+
+
+def _share(progress: OnProgress | None, part: int, parts: int) -> OnProgress | None:
+    """Progress of one of several equal parts, told as progress of them all."""
+    if progress is None or parts == 1:
+        return progress
+    return lambda done, total, info: progress(part * total + done, parts * total, info)
+
+
+def fitted(pixels: Tensor, multiple: tuple[int, int], fit: str) -> Tensor:
+    """`b c h w` cropped about the centre, or continued below and to the right, to multiples of `multiple` (h, w)."""
+    if fit not in ("crop", "pad"):
+        raise InputError(f'fit {fit!r} is not known; expected "crop" or "pad"')
+    (h, w), (mh, mw) = pixels.shape[-2:], multiple
+    if fit == "pad":
+        below, right = -h % mh, -w % mw
+        return F.pad(pixels, (0, right, 0, below), mode="replicate") if below or right else pixels
+    top, left = h % mh // 2, w % mw // 2
+    return pixels[..., top : top + h // mh * mh, left : left + w // mw * mw]
+
+
+def load(
+    path: str | Path,
+    *,
+    variant: str | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> VAE:
+    """A VAE from a file or folder in any layout that checkpoint/ knows.
+
+    `variant` names it where files cannot be told apart ("sdxl"); `device` defaults to CUDA where torch has it, else the CPU;
+    `dtype` to the stored one, and on a CPU to float32. Raises CheckpointError with one sentence for anything wrong.
+    """
+    return from_checkpoint(open_checkpoint(path, variant=variant), device=device, dtype=dtype)
+
+
+def load_embedded(*, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> VAE:
+    """The small VAE that comes with the package, trained by tools/train_embedded.py."""
+    return load(Path(__file__).parent / "embedded", device=device, dtype=dtype)
+
+
+def from_checkpoint(
+    opened: Checkpoint, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> VAE:
+    """A VAE from an opened checkpoint."""
+    where = default_device() if device is None else torch.device(device)
+    if dtype is None and where.type == "cpu":
+        dtype = torch.float32
+    net = build(opened, dtype=dtype, device=where)
+    return VAE(net, Spec.of(opened.variant, net.config), opened)

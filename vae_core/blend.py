@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -79,28 +81,29 @@ def _fade(a: Tensor, b: Tensor, extent: int, axis: int) -> None:
 
 
 def blend_by_mask(
-    x: Tensor, network: OnTile, tile: int, ratio: float, overlap: float, after: AfterTile | None = None
+    x: Tensor, network: OnTile, tile: int, ratio: Fraction, overlap: float, after: AfterTile | None = None
 ) -> Tensor:
     """AutoencoderTiny's scheme: later tiles are laid over earlier ones under a linear ramp.
 
     `tile` input cells square; `ratio` output cells per input cell. The result is float32, and as large as the network makes it:
-    sizes that are no multiple of the stride, and latents of other than 4 channels, work, where diffusers fails.
+    sizes that are no multiple of the stride, latents of other than 4 channels and overlaps of a single output cell work, where
+    diffusers fails.
     """
     overlap_cells = int(tile * overlap)
     tops = range(0, x.shape[-2], tile - overlap_cells)
     lefts = range(0, x.shape[-1], tile - overlap_cells)
-    ramp = (torch.arange(tile * ratio, device=x.device) / (overlap_cells * ratio - 1)).clamp(0, 1)
+    full = torch.ones(ceil(tile * ratio), device=x.device)
+    fading = overlap_cells * ratio - 1
+    ramp = (torch.arange(len(full), device=x.device) / float(fading)).clamp(0, 1) if fading > 0 else full
     out: Tensor | None = None
     for i, top in enumerate(tops):
         for j, left in enumerate(lefts):
             made = network(x[..., top : top + tile, left : left + tile])
             if out is None:
-                size = [-int(-n * ratio // 1) for n in x.shape[-2:]]
-                out = torch.zeros(made.shape[0], made.shape[1], *size, device=x.device)
+                out = torch.zeros(*made.shape[:2], *(ceil(n * ratio) for n in x.shape[-2:]), device=x.device)
             at = out[..., int(top * ratio) :, int(left * ratio) :][..., : made.shape[-2], : made.shape[-1]]
             made = made[..., : at.shape[-2], : at.shape[-1]]
-            vertical = torch.ones_like(ramp) if i == 0 else ramp
-            horizontal = torch.ones_like(ramp) if j == 0 else ramp
+            vertical, horizontal = full if i == 0 else ramp, full if j == 0 else ramp
             mask = vertical[: at.shape[-2], None] * horizontal[None, : at.shape[-1]]
             at.copy_(mask * made + (1 - mask) * at)
             if after is not None:

@@ -7,6 +7,7 @@ and for compiling. `enable_tiling` here is diffusers' own overlap-and-blend, app
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -91,12 +92,16 @@ class Model(nn.Module):
             save_directory,
             self.network,
             dict(self.config),
-            self.state_dict(),
+            self._saved_state(),
             weights=variant,
             overwrite=True,
             max_shard_bytes=max_shard_size,
             safe_serialization=safe_serialization,
         )
+
+    def _saved_state(self) -> dict[str, Tensor]:
+        """The state dict under the names that every reader knows."""
+        return self.state_dict()
 
     @property
     def device(self) -> torch.device:
@@ -259,7 +264,7 @@ class AutoencoderKL(KLNetwork, Model):
                 f"but this network has {len(attentions)}: {', '.join(attentions)}"
             )
         for name, attention in attentions.items():
-            attention.processor = processor[name]
+            attention.set_processor(processor[name])
 
     def set_default_attn_processor(self) -> None:
         """Plain attention: stored scores, softmax in float32."""
@@ -267,7 +272,8 @@ class AutoencoderKL(KLNetwork, Model):
 
     def fuse_qkv_projections(self) -> None:
         """The queries', keys' and values' projections in one matrix each; the same result."""
-        self.original_attn_processors = self.attn_processors
+        if self.original_attn_processors is None:
+            self.original_attn_processors = self.attn_processors
         for attention in self._attentions().values():
             attention.fuse_projections()
         self.set_attn_processor(FusedAttnProcessor2_0())
@@ -279,6 +285,14 @@ class AutoencoderKL(KLNetwork, Model):
         if self.original_attn_processors is not None:
             self.set_attn_processor(self.original_attn_processors)
             self.original_attn_processors = None
+
+    def _saved_state(self) -> dict[str, Tensor]:
+        """Fused projections are saved as the separate ones that they are of."""
+        state = super()._saved_state()
+        for fused in [key for key in state if ".to_qkv." in key]:
+            for name, part in zip("qkv", state.pop(fused).chunk(3), strict=True):
+                state[fused.replace("to_qkv", f"to_{name}")] = part.clone()
+        return state
 
 
 class AutoencoderKLFlux2(AutoencoderKL):
@@ -328,7 +342,7 @@ class AutoencoderTiny(TinyNetwork, Model):
         """Encodes, rounds the latents to bytes as if stored in a picture, and decodes."""
         latents = cast(AutoencoderTinyOutput, self.encode(sample)).latents
         stored = self.scale_latents(latents).mul(255).round().byte()
-        return self.decode(self.unscale_latents(stored / 255.0), return_dict=return_dict)
+        return self.decode(self.unscale_latents(stored.to(latents.dtype) / 255.0), return_dict=return_dict)
 
     def scale_latents(self, x: Tensor) -> Tensor:
         """Latents, about ±latent_magnitude, → [0, 1]."""
@@ -345,12 +359,12 @@ class AutoencoderTiny(TinyNetwork, Model):
         return self.blend_decode(z, self.tile_sample_min_size, self.tile_latent_min_size)
 
     def blend_encode(self, x: Tensor, tile_px: int, tile_latent: int, after: AfterTile | None = None) -> Tensor:
-        return blend_by_mask(x, self._literal_encode, tile_px, tile_latent / tile_px, self.tile_overlap_factor, after)
+        ratio = Fraction(1, self.spatial_scale_factor)
+        return blend_by_mask(x, self._literal_encode, tile_px, ratio, self.tile_overlap_factor, after)
 
     def blend_decode(self, z: Tensor, tile_px: int, tile_latent: int, after: AfterTile | None = None) -> Tensor:
-        return blend_by_mask(
-            z, self._literal_decode, tile_latent, tile_px / tile_latent, self.tile_overlap_factor, after
-        )
+        ratio = Fraction(self.spatial_scale_factor)
+        return blend_by_mask(z, self._literal_decode, tile_latent, ratio, self.tile_overlap_factor, after)
 
 
 CLASSES: Mapping[str, type[Model]] = {cls.network: cls for cls in (AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny)}

@@ -285,28 +285,11 @@ class VAE:
         return made[0] if len(made) == 1 else torch.cat(made)
 
     def _run_part(self, direction: Direction, x: Tensor, chosen: Plan, progress: OnProgress | None) -> Tensor:
-        if chosen.steps is None:
-            return self._run_whole(direction, x, progress)
-        run = Streamed(chosen.steps, self.device, chosen.operations, progress)
-        return cast(Any, self._forward(direction)(run.enter(x))).data
-
-    def _run_whole(self, direction: Direction, x: Tensor, progress: OnProgress | None) -> Tensor:
-        if progress is None:
-            return cast(Any, self._forward(direction)(Whole(x))).data
         traced = self._trace(direction, tuple(x.shape))
-        after = self._after_pass(traced, progress)
-        return cast(Any, self._forward(direction)(Whole(x, on_pass=after))).data
-
-    def _after_pass(self, traced: Trace, progress: OnProgress) -> Callable[[str], None]:
-        total, done, number = traced.operations, 0, 0
-
-        def after(name: str) -> None:
-            nonlocal done, number
-            done += traced.passes[number].operations
-            progress(done, total, Progress(number, len(traced.passes), 1, 1, name))
-            number += 1
-
-        return after
+        if chosen.steps is None:
+            return run_whole(self._forward(direction), x, traced, progress)
+        run = Streamed(chosen.steps, self.device, traced.operations, progress)
+        return cast(Any, self._forward(direction)(run.enter(x))).data
 
     def _run_blend(self, direction: Direction, x: Tensor, tile: int | None, progress: OnProgress | None) -> Tensor:
         blend = self.net.blend_decode if direction == "decode" else self.net.blend_encode
@@ -316,6 +299,36 @@ class VAE:
                 progress(done, tiles, Progress(0, 1, done, tiles, "blended tile"))
 
         return blend(x, *self._blend_tile(tile), after)
+
+
+def run_whole(
+    forward: Callable[[Field], Field], x: Tensor, traced: Trace, progress: OnProgress | None = None
+) -> Tensor:
+    """`forward` over plain tensors, in no more memory than its trace says it needs."""
+    return cast(Whole, forward(Whole(x, on_pass=_AfterPass(traced, progress)))).data
+
+
+class _AfterPass:
+    """Follows a whole run: lets go of each Field after its last use, and tells the progress."""
+
+    def __init__(self, traced: Trace, progress: OnProgress | None):
+        self.traced, self.progress = traced, progress
+        self.last_use = traced.last_use()
+        self.fields: list[Whole | None] = [None]
+        self.done = 0
+
+    def __call__(self, made: Whole) -> None:
+        number = len(self.fields) - 1
+        self.fields.append(made)
+        for index, field in enumerate(self.fields):
+            if field is not None and self.last_use[index] <= number:
+                del field.data
+                self.fields[index] = None
+        this = self.traced.passes[number]
+        self.done += this.operations
+        if self.progress is not None:
+            info = Progress(number, len(self.traced.passes), 1, 1, str(this.chain))
+            self.progress(self.done, self.traced.operations, info)
 
 
 def _share(progress: OnProgress | None, part: int, parts: int) -> OnProgress | None:

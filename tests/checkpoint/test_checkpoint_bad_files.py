@@ -6,15 +6,17 @@ import json
 import os
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgpack
 import pytest
 import torch
-from checkpoint_files import flax_names, flux2, kl, raw_safetensors, save, state_of, taesd_halves, tiny
+from checkpoint_files import flax_names, flux2, header_only, kl, raw_safetensors, save, state_of, taesd_halves, tiny
 
-from vae_core.checkpoint import Checkpoint, assign, open_checkpoint
+from vae_core.checkpoint import Checkpoint, assign, open_checkpoint, save_diffusers, save_flax, save_ldm
 from vae_core.errors import CheckpointError, StateDictError, UnknownModelError
 from vae_core.spec import KL
 
@@ -319,6 +321,23 @@ def decoder_of_another_width(folder: Path) -> Path:
     return save(folder / "a.safetensors", {k: t for k, t in state.items() if not k.startswith("bn.")})
 
 
+@bad(StateDictError, "has `encoder.down_blocks.0.resnets.999999999.*` and not all")
+def number_beyond_reason(folder: Path) -> Path:
+    name = "encoder.down_blocks.0.resnets.999999999.conv1.weight"
+    return changed(folder, lambda state: state.update({name: torch.zeros(1)}))
+
+
+@bad(StateDictError, "its shapes give latent_channels 1099511627776")
+def width_without_bytes(folder: Path) -> Path:
+    shapes = {key: tuple(tensor.shape) for key, tensor in state_of(kl(32, 64)).items()}
+    return header_only(folder / "a.safetensors", shapes | {"decoder.conv_in.weight": (0, 1 << 40, 3, 3)})
+
+
+@bad(StateDictError, "its metadata `exact_vae` says latent_channels 5")
+def own_metadata_that_contradicts(folder: Path) -> Path:
+    return save_ldm(folder / "a.safetensors", {"latent_channels": 5}, state_of(kl(32, 64)))[0]
+
+
 @bad(StateDictError, "no square patch of 8")
 def batch_norm_of_another_size(folder: Path) -> Path:
     return save(folder / "a.safetensors", state_of(flux2(32, 64)) | {"bn.running_mean": torch.zeros(24)})
@@ -552,7 +571,7 @@ def flax_that_is_a_list(folder: Path) -> Path:
     return flax_file(folder, [1, 2])
 
 
-@bad(CheckpointError, "the byte 0xc1")
+@bad(CheckpointError, "no value begins with its next byte (byte 3)")
 def flax_that_is_no_msgpack(folder: Path) -> Path:
     (folder / "a.msgpack").write_bytes(b"\x81\xa1a\xc1")
     return folder / "a.msgpack"
@@ -564,9 +583,49 @@ def flax_with_a_key_twice(folder: Path) -> Path:
     return folder / "a.msgpack"
 
 
+@bad(CheckpointError, "the key b'a' is no text")
+def flax_with_a_key_of_bytes(folder: Path) -> Path:
+    return flax_file(folder, {b"a": 1})
+
+
+@bad(CheckpointError, "int is not allowed for map key")
+def flax_with_a_number_for_a_key(folder: Path) -> Path:
+    return flax_file(folder, {1: 1})
+
+
+@bad(CheckpointError, "exceeds max_ext_len(100)")
+def flax_length_that_lies(folder: Path) -> Path:
+    (folder / "a.msgpack").write_bytes(b"\x81\xa1a\xc9\xff\xff\xff\xff\x01" + bytes(91))
+    return folder / "a.msgpack"
+
+
+@bad(CheckpointError, "1000000 exceeds max_array_len(64)")
+def flax_list_that_lies(folder: Path) -> Path:
+    (folder / "a.msgpack").write_bytes(b"\x81\xa1a\xdd\x00\x0f\x42\x40" + bytes(91))
+    return folder / "a.msgpack"
+
+
+@bad(CheckpointError, "1000000 exceeds max_map_len(65536)")
+def flax_map_that_lies(folder: Path) -> Path:
+    (folder / "a.msgpack").write_bytes(b"\xdf\x00\x0f\x42\x40" + bytes(91))
+    return folder / "a.msgpack"
+
+
+@bad(CheckpointError, "has the shape [0, 9223372036854775808]")
+def flax_size_beyond_any_machine(folder: Path) -> Path:
+    return flax_file(folder, {"a": array([0, 1 << 63], "float32", b"")})
+
+
 @bad(CheckpointError, "`encoder.scale` is a complex")
 def flax_complex_number(folder: Path) -> Path:
     return flax_file(folder, {"encoder": {"scale": msgpack.ExtType(2, msgpack.packb((1.0, 2.0)))}})
+
+
+def test_a_layer_number_beyond_reason_costs_no_time(tmp_path):
+    extra = {f"decoder.layers.999999999.conv.0.{leaf}": torch.zeros(16, 16, 3, 3) for leaf in ("weight", "bias")}
+    opened = open_checkpoint(save(tmp_path / "a.safetensors", state_of(tiny()) | extra))
+    with pytest.raises(StateDictError, match=r"`decoder\.layers\.999999999\.conv\.0\.bias` is in the file and not in"):
+        assign(tiny(), opened)
 
 
 def test_there_are_enough_of_them():
@@ -579,3 +638,24 @@ def test_a_file_that_vanishes_between_opening_and_reading(tmp_path):
     path.unlink()
     with pytest.raises(CheckpointError, match=r"a\.safetensors: cannot be read"):
         list(opened.tensors())
+
+
+@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("kind", ["safetensors", "archive", "flax", "config"])
+def test_damage_anywhere_is_either_harmless_or_refused(tmp_path, kind, seed):
+    model, config = kl(8, 8, norm_num_groups=4), {"block_out_channels": (8, 8), "norm_num_groups": 4}
+    state = state_of(model)
+    if kind == "flax":
+        path = save_flax(tmp_path, config, state)[1]
+    elif kind == "config":
+        path = save_diffusers(tmp_path, KL, config, state)[0]
+    else:
+        path = save_ldm(tmp_path / ("a.safetensors" if kind == "safetensors" else "a.pt"), config, state)[0]
+    random = Random(seed)
+    content = bytearray(path.read_bytes())
+    for _ in range(random.choice((1, 3, 20))):
+        at = random.randrange(min(len(content), 4000))
+        content[at : at + random.randrange(3)] = random.randbytes(random.randrange(3))
+    path.write_bytes(content)
+    with suppress(CheckpointError):
+        assign(model, open_checkpoint(path))

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import vae_core
 from vae_core.cli.roundtrip import psnr
 from vae_core.media import Latents, read_image, read_latents, write_latents
 
@@ -97,6 +98,23 @@ def test_other_files_and_formats_decode_alike(run, vae_path, tmp_path):
     assert several.status == 0 and names(tmp_path / "two") == ["comfy.png", "numpy.png"]
     jpeg = run("decode", folder / "numpy.npy", "-o", tmp_path / "a.jpg", "--vae", vae_path)
     assert jpeg.status == 0 and Image.open(tmp_path / "a.jpg").format == "JPEG"
+
+
+def test_flux2_latents_of_comfyui_are_known_by_their_channels(run, tmp_path):
+    model = vae_core.AutoencoderKLFlux2(
+        block_out_channels=(8, 8, 16, 16), layers_per_block=1, norm_num_groups=4, latent_channels=4
+    )
+    model.load_state_dict(model.state_dict() | {"bn.running_mean": torch.full((16,), 0.5)})
+    model.save_pretrained(tmp_path / "vae")
+    vae = vae_core.load(tmp_path / "vae")
+    raw = torch.randn(1, 4, 4, 6, generator=torch.Generator().manual_seed(4))
+    packed = {"latent_tensor": vae.normalize(raw).contiguous(), "latent_format_version_0": torch.tensor([])}
+    save_file(packed, tmp_path / "packed.latent")
+    write_latents(tmp_path / "raw.safetensors", Latents(raw))
+    for name in ("packed.latent", "raw.safetensors"):
+        assert run("decode", tmp_path / name, "-o", tmp_path / f"{name}.png", "--vae", tmp_path / "vae").status == 0
+    difference = read_image(tmp_path / "packed.latent.png").pixels - read_image(tmp_path / "raw.safetensors.png").pixels
+    assert difference.abs().max() < 1.5 / 127.5
 
 
 def test_memory_limit_changes_nothing_but_the_way(run, vae, vae_path, tmp_path):

@@ -12,10 +12,12 @@ from torch.utils._pytree import tree_leaves
 
 
 class Meter(TorchDispatchMode):
-    """Inside `with Meter() as meter:` every storage that an operation returns is counted while it lives."""
+    """Inside `with Meter(net) as meter:` every storage that an operation returns is counted while it lives, the weights' apart."""
 
-    def __init__(self) -> None:
+    def __init__(self, net: torch.nn.Module | None = None) -> None:
         super().__init__()
+        tensors = () if net is None else (*net.parameters(), *net.buffers())
+        self._ignored = {StorageWeakRef(t.untyped_storage()).cdata for t in tensors}
         self._live: dict[int, tuple[StorageWeakRef, int, str]] = {}
         self.peak: dict[str, int] = defaultdict(int)
 
@@ -25,6 +27,8 @@ class Meter(TorchDispatchMode):
             if isinstance(leaf, torch.Tensor):
                 storage = leaf.untyped_storage()
                 ref = StorageWeakRef(storage)
+                if ref.cdata in self._ignored:
+                    continue
                 self._live[ref.cdata] = (ref, storage.nbytes(), leaf.device.type)
         for device, count in self.live().items():
             self.peak[device] = max(self.peak[device], count)

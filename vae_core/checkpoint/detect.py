@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,42 +72,42 @@ def refuse_other_vaes(file: Path, shapes: Shapes) -> None:
 
 
 def _refuse(file: Path, shapes: Shapes, others: Iterable[Other]) -> None:
-    ends = _endings(shapes)
+    seen = _told(shapes, {tell.key for other in others for tell in other.tells})
     for other in others:
-        if all(_holds(tell, shapes, ends) for tell in other.tells):
+        if all(_holds(tell, shapes, seen) for tell in other.tells):
             raise UnknownModelError(f"{file}: looks like {other.title}, which this version does not load")
 
 
-def _endings(shapes: Shapes) -> dict[str, set[tuple[int, ...]]]:
-    """Each key and each of its ends after a dot, with the shapes it was seen with."""
-    ends: dict[str, set[tuple[int, ...]]] = {}
+def _told(shapes: Shapes, wanted: set[str]) -> dict[str, list[tuple[int, ...]]]:
+    """Those of `wanted` that are a key or the end of one after a dot, with the shapes they were seen with."""
+    seen: dict[str, list[tuple[int, ...]]] = {}
     for key, shape in shapes.items():
-        parts = key.split(".")
-        for first in range(len(parts)):
-            ends.setdefault(".".join(parts[first:]), set()).add(shape)
-    return ends
+        end = key
+        while end:
+            if end in wanted:
+                seen.setdefault(end, []).append(shape)
+            end = end.partition(".")[2]
+    return seen
 
 
-def _holds(tell: Tell, shapes: Shapes, ends: Mapping[str, set[tuple[int, ...]]]) -> bool:
+def _holds(tell: Tell, shapes: Shapes, seen: Mapping[str, list[tuple[int, ...]]]) -> bool:
     if tell.key.endswith("."):
         return any(f".{tell.key}" in f".{key}" for key in shapes)
-    return any(tell.shape is None or _same_shape(tell.shape, shape) for shape in ends.get(tell.key, ()))
+    return any(tell.shape is None or _same_shape(tell.shape, shape) for shape in seen.get(tell.key, ()))
 
 
 def _same_shape(wanted: tuple[int | None, ...], shape: tuple[int, ...]) -> bool:
     return len(wanted) == len(shape) and all(want in (None, size) for want, size in zip(wanted, shape, strict=True))
 
 
-@lru_cache(maxsize=1)
-def _patterns() -> tuple[tuple[Layout, re.Pattern[str]], ...]:
-    return tuple((row, re.compile(rf"(?P<prefix>(?:[^.]+\.)*?)(?:{row.tell})")) for row in LAYOUTS)
+_PATTERNS = tuple((row, re.compile(rf"(?P<prefix>(?:[^.]+\.)*?)(?:{row.tell})")) for row in LAYOUTS)
 
 
 def _places(shapes: Iterable[str]) -> Counter[tuple[Layout, str]]:
     """Every layout and prefix of which a telling key was seen, with the number of such keys."""
     places: Counter[tuple[Layout, str]] = Counter()
     for key in shapes:
-        for layout, pattern in _patterns():
+        for layout, pattern in _PATTERNS:
             match = pattern.match(key)
             if match:
                 places[layout, match.group("prefix")] += 1
@@ -166,7 +165,7 @@ def _reason_to_ignore(key: str, network: str) -> str | None:
 
 def _summary(siblings: Iterable[str]) -> dict[str, str]:
     counts = Counter(key.partition(".")[0] for key in siblings)
-    return {f"{part}.*": f"another part of the checkpoint, {count} tensors" for part, count in counts.items()}
+    return {f"{part}.*": f"another part of the checkpoint (tensors: {count})" for part, count in counts.items()}
 
 
 def _check_dtype(file: Path, entry: Entry) -> None:

@@ -43,11 +43,18 @@ class _Shapes:
             )
         return shape[0], shape[1]
 
-    def count(self, pattern: str) -> int:
-        """How many numbers from 0 on the tensors have in the place of `(N)` in `pattern`."""
+    def numbers(self, pattern: str) -> list[int]:
+        """The numbers that the tensors have in the place of `(N)` in `pattern`, in order."""
         regex = re.compile(pattern.replace("(N)", r"(\d+)"))
-        found = {int(match.group(1)) for match in map(regex.match, self.shapes) if match}
-        return max(found) + 1 if found else 0
+        return sorted({int(match.group(1)) for match in map(regex.match, self.shapes) if match})
+
+    def count(self, pattern: str) -> int:
+        """How many there are, from 0 on without a gap."""
+        found = self.numbers(pattern)
+        if found != list(range(len(found))):
+            name = pattern.replace("\\", "").replace("(N)", str(found[-1]))
+            raise StateDictError(f"{self.file}: has `{name}*` and not all that are numbered below it; it is incomplete")
+        return len(found)
 
     def convolutional(self, network: str) -> dict[str, Any]:
         levels = self.count(r"encoder\.down_blocks\.(N)\.")
@@ -106,8 +113,7 @@ class _Shapes:
 
     def steps(self, half: str) -> Iterator[tuple[str, str, int]]:
         """("conv" | "block", name of a convolution in it, its width), in order, for layers with weights."""
-        last = self.count(rf"{half}\.layers\.(N)\.")
-        for name in (f"{half}.layers.{index}" for index in range(last)):
+        for name in (f"{half}.layers.{number}" for number in self.numbers(rf"{half}\.layers\.(N)\.")):
             if f"{name}.weight" in self.shapes:
                 yield "conv", name, self.sizes(name)[0 if half == "encoder" else 1]
             elif any(key.startswith(f"{name}.") for key in self.shapes):

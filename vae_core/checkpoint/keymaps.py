@@ -34,7 +34,6 @@ class Rename(NamedTuple):
 class Turn(NamedTuple):
     """A change of layout between the file's tensor and ours."""
 
-    name: str
     ours: str
     """Pattern of our name."""
     dims: tuple[int, ...]
@@ -45,7 +44,7 @@ class Turn(NamedTuple):
 
 # A projection of the mid block: linear for us, a 1x1 convolution in LDM files, [C, C, 1] in some old conversions.
 _PROJECTION = r"\.attentions\.\d+\.to_(q|k|v|out\.0)\.weight$"
-_FLATTEN = Turn("1x1 convolution to linear", _PROJECTION, (3, 4))
+_FLATTEN = Turn(_PROJECTION, (3, 4))
 
 _LDM = (
     Rename("down.{i}.block.{j}", "down_blocks.{i}.resnets.{j}"),
@@ -189,8 +188,8 @@ LDM_FLUX2 = Keymap(_BFL + _LDM, (_FLATTEN,))
 FLAX = Keymap(
     _FLAX,
     (
-        Turn("convolution, height width in out to out in height width", r"\.weight$", (4,), (3, 2, 0, 1)),
-        Turn("linear, in out to out in", r"\.weight$", (2,), (1, 0)),
+        Turn(r"\.weight$", (4,), (3, 2, 0, 1)),  # convolution: height, width, in, out
+        Turn(r"\.weight$", (2,), (1, 0)),  # linear: in, out
     ),
 )
 TAESD = Keymap(_TAESD)

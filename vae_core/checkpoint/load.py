@@ -19,12 +19,12 @@ from .detect import Found, Piece, recognise
 from .infer import infer_config
 from .jsontext import parse_object, read_object
 from .keymaps import turned
-from .locate import Place, locate
+from .locate import STEM, Place, locate
 from .source import Source
 from .variants import Clues, check_agreement, choose, require_known
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A recognised file. Nothing of its tensors has been read yet."""
 
@@ -45,7 +45,7 @@ class Checkpoint:
     """Every variant that the tensors fit where nothing told them apart; () when certain."""
     ignored: Mapping[str, str]
     """Key in the file, or `part.*` -> why it is not used."""
-    shapes: Mapping[str, tuple[int, ...]]
+    shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
     """Name in the network -> shape, as it will be loaded."""
     dtype: torch.dtype
     """The stored dtype of most values."""
@@ -84,6 +84,7 @@ def open_checkpoint(
     _refuse_other_class(place)
     content = gather(place)
     found = recognise(place.main, content.entries)
+    layout = _layout_name(place, content, found)
     shapes = {name: piece.shape for name, piece in found.pieces.items()}
     inferred = infer_config(place.main, found.network, shapes)
     given, config_why = _given(place, found, content, inferred)
@@ -95,8 +96,8 @@ def open_checkpoint(
         files=(*content.files, *((place.config,) if uses_config and place.config else ())),
         variant=choice.variant,
         config=choice.config,
-        layout=_layout_name(place, content, found),
-        why=(*place.why, *content.why, _seen(found), *config_why, *choice.why),
+        layout=layout,
+        why=(*place.why, *content.why, _seen(found, layout), *config_why, *choice.why),
         candidates=choice.candidates,
         ignored={**found.ignored, **content.ignored},
         shapes=shapes,
@@ -126,7 +127,8 @@ def _given(
     own = content.metadata.get(OWN_CONFIG)
     if own is not None:
         where = f"{place.main}: its metadata `{OWN_CONFIG}`"
-        return parse_config(parse_object(own, where), where, found.network), ()
+        given = parse_config(parse_object(own, where), where, found.network)
+        return given._replace(source=f"its metadata `{OWN_CONFIG}`"), ()
     if place.config is None:
         return None, ()
     try:
@@ -143,7 +145,7 @@ def _given(
 
 def _telling_names(place: Place) -> tuple[str, ...]:
     file = place.main.absolute()
-    if not place.in_folder:
+    if not place.in_folder and not file.stem.startswith(STEM):
         return (file.stem,)
     return tuple(parent.name for parent in list(file.parents)[:3] if parent.name)
 
@@ -169,10 +171,10 @@ def _layout_name(place: Place, content: Content, found: Found) -> str:
     return f"{name} in a full checkpoint" if found.siblings else name
 
 
-def _seen(found: Found) -> str:
+def _seen(found: Found, layout: str) -> str:
     first = next(iter(found.pieces.values())).entry.key
     under = f" under `{found.prefix}`" if found.prefix else ""
-    return f"{len(found.pieces)} tensors{under} named like `{first}`: {found.layout.name} naming of {found.network}"
+    return f"{len(found.pieces)} tensors{under} named like `{first}`: {found.network} in the layout {layout}"
 
 
 def _main_dtype(pieces: Mapping[str, Piece]) -> torch.dtype:

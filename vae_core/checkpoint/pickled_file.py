@@ -66,7 +66,7 @@ def _opened(path: Path, nesting: tuple[str, ...]) -> Iterator[Read]:
     state = _load(path, "cpu")
     for key in nesting:
         state = state[key]
-    yield state.__getitem__
+    yield lambda key: state[key].detach()
 
 
 def _load(path: Path, device: str) -> Any:

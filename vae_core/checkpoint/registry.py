@@ -13,7 +13,7 @@ from typing import NamedTuple
 from .keymaps import DIFFUSERS, FLAX, LDM, TAESD, TAESD_MODULE, Keymap
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """One way of naming the tensors of a network that is loaded."""
 
@@ -152,6 +152,7 @@ OTHER_VAES: tuple[Other, ...] = (
     _other("the stage A VQ-VAE of Stable Cascade", "vquantizer.codebook.weight", classes=("PaellaVQModel",)),
     _other("the stage C encoder of Stable Cascade", "backbone.1.0.block.0.1.num_batches_tracked"),
     _other("the stage C previewer of Stable Cascade", "blocks.11.num_batches_tracked"),
+    _other("the Allegro video VAE", "encoder.temp_conv_in.weight", classes=("AutoencoderKLAllegro",)),
     _other("the Cosmos video VAE", "decoder.unpatcher3d.wavelets", classes=("AutoencoderKLCosmos",)),
     _other("Sana's deep-compression VAE (DC-AE)", "decoder.stages.", "encoder.stages.", classes=("AutoencoderDC",)),
     _other("an audio VAE", "decoder.layers.1.layers.0.beta", classes=("AutoencoderOobleck",)),
@@ -213,7 +214,8 @@ SIBLING_HINTS: tuple[Hint, ...] = (
     Hint("cond_stage_model.transformer.text_model.", "sd1"),
 )
 
-# Patterns in the values of `modelspec.*` metadata (github.com/Stability-AI/ModelSpec), lower case.
+METADATA_KEYS = ("modelspec.architecture", "modelspec.implementation", "modelspec.title")
+# Patterns in the values of these keys (github.com/Stability-AI/ModelSpec), lower case.
 METADATA_HINTS: tuple[Hint, ...] = (
     Hint(r"playground-?v?2[.-]?5", "playground25"),
     Hint(r"stable-diffusion-xl", "sdxl"),

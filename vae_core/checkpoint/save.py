@@ -23,6 +23,7 @@ from .locate import CONFIG, FLAX_NAME, STEM, index_name
 from .reader import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES
 
 State = Mapping[str, Tensor]
+_UP_BLOCK = re.compile(r"decoder\.up_blocks\.(\d+)\.")
 _FLAX_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -84,7 +85,7 @@ def save_ldm(
     network = KL_FLUX2 if "bn.running_mean" in state_dict else KL
     if any(name.startswith("encoder.layers.") for name in state_dict):
         raise InputError(f"{file}: {TINY} has no LDM layout; use save_taesd_pair or save_diffusers")
-    state = _spelled(LDM_FLUX2 if network == KL_FLUX2 else LDM, config, state_dict, prefix)
+    state = _spelled(LDM_FLUX2 if network == KL_FLUX2 else LDM, state_dict, prefix)
     return _write_single(Path(file), network, config, state, variant, overwrite)
 
 
@@ -105,7 +106,7 @@ def save_taesd_pair(
     if not any(key.startswith("encoder.layers.") for key in state_dict):
         raise InputError(f"{folder}: only {TINY} has the two-file layout of TAESD")
     folder = _made(folder)
-    state = _spelled(TAESD, {}, state_dict, "")
+    state = _spelled(TAESD, state_dict)
     written: tuple[Path, ...] = ()
     for half in ("encoder", "decoder"):
         lead = f"taesd_{half}."
@@ -134,7 +135,7 @@ def save_flax(
         _write_config(files, folder / CONFIG, _config_text("FlaxAutoencoderKL", config), overwrite)
         part = files.enter_context(whole(weights, overwrite=overwrite))
         with part.open("wb") as stream:
-            write_flax(stream, _spelled(FLAX, config, state_dict, ""))
+            write_flax(stream, _spelled(FLAX, state_dict))
     return folder / CONFIG, weights
 
 
@@ -146,8 +147,9 @@ def _made(folder: str | Path) -> Path:
     return Path(folder)
 
 
-def _spelled(keymap: Keymap, config: Mapping[str, Any], state_dict: State, prefix: str) -> dict[str, Tensor]:
-    last_level = len(config.get("block_out_channels", ())) - 1
+def _spelled(keymap: Keymap, state_dict: State, prefix: str = "") -> dict[str, Tensor]:
+    levels = [int(match.group(1)) for match in map(_UP_BLOCK.match, state_dict) if match]
+    last_level = max(levels, default=0)
     pairs = (keymap.theirs(name, tensor, last_level) for name, tensor in state_dict.items())
     return {prefix + key: tensor for key, tensor in pairs}
 

@@ -23,7 +23,7 @@ class Stored(NamedTuple):
     """None: a number format that torch has no plain tensors for (the packed 4- and 6-bit floats of safetensors)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """One file, whatever its container."""
 

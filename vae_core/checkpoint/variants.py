@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..errors import CheckpointError, InputError, StateDictError
 from ..spec import KL_FLUX2, TINY, VARIANTS, Variant
 from .config import CONVENTION, FIELDS, Given, defaults
 from .infer import Shapes, infer_config
-from .registry import FALLBACKS, METADATA_HINTS, NAME_HINTS, SIBLING_HINTS
+from .registry import FALLBACKS, METADATA_HINTS, METADATA_KEYS, NAME_HINTS, SIBLING_HINTS
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Clues:
     """What lies around the tensors and may tell a variant."""
 
     siblings: Sequence[str] = ()
-    metadata: Mapping[str, str] | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
     names: Sequence[str] = ()
     """File and folder names, most telling first."""
     tiny_scale: tuple[float, float] | None = None
@@ -70,6 +70,7 @@ def choose(
     Raises StateDictError if `forced` or `given` contradicts the shapes, CheckpointError for widths that do not split
     into the groups of GroupNorm, or latent statistics of another length.
     """
+    _check_sizes(file, network, inferred)
     if given is not None:
         check_agreement(file, network, inferred, given)
     rows = fitting(network, inferred)
@@ -158,8 +159,9 @@ def _hints(clues: Clues) -> Iterator[tuple[str, str]]:
     for sign, name in SIBLING_HINTS:
         if any(f".{sign}" in f".{key}" for key in clues.siblings):
             yield name, f"`{sign}` beside the VAE: the checkpoint is {VARIANTS[name].title}"
-    for key, text in (clues.metadata or {}).items():
-        for sign, name in METADATA_HINTS if key.startswith("modelspec.") else ():
+    for key in METADATA_KEYS:
+        text = clues.metadata.get(key, "")
+        for sign, name in METADATA_HINTS:
             if re.search(sign, text.lower()):
                 yield name, f"metadata `{key}` is '{text[:60]}': {VARIANTS[name].title}"
     for text in clues.names:
@@ -209,6 +211,14 @@ def _close(a: Any, b: Any) -> bool:
 
 def _same_size(row: Variant, given: Given) -> bool:
     return row.config.get("sample_size") == given.values.get("sample_size")
+
+
+def _check_sizes(file: Path, network: str, inferred: Mapping[str, Any]) -> None:
+    # A tensor without values costs no bytes, so a header can claim any width for it.
+    for name, value in inferred.items():
+        rule = FIELDS[network][name]
+        if not rule.fits(value):
+            raise StateDictError(f"{file}: its shapes give {name} {_show(value)}, which should be {rule.words}")
 
 
 def _check_groups(file: Path, config: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import GroupNorm, plus
+from .layers import GroupNorm, Plus, wide
 from .passes import Field, OnTile, Op, Place, Shape, Source, Tile
 
 
@@ -83,28 +83,42 @@ class _Processor:
 
 
 class AttnProcessor2_0(_Processor):
-    """torch's fused attention: the scores are never stored."""
+    """torch's fused attention: the scores are never stored.
+
+    torch 2.13 has no forward-mode derivative of it (`torch.func.jvp`, `jacfwd`); `AttnProcessor` has one.
+    """
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
 
     def scratch(self, channels: int, queries: int, keys: int) -> int:
-        return 0
+        # Each query's log-sum in float32, two elements in half precision, which torch returns beside the result.
+        return 2 * queries
 
 
 class FusedAttnProcessor2_0(AttnProcessor2_0):
     """The same over fused projections (`fuse_qkv_projections`)."""
 
 
+def probabilities(q: Tensor, k: Tensor, scale: float) -> Tensor:
+    """softmax(scale · q kᵀ) over the keys, `b n m`, in float32 or better, rounded to the dtype of `q`."""
+    # With beta=0 the first argument is not read. In one expression, so that each copy of the scores goes when the next is there.
+    return (
+        torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=scale)
+        .to(wide(q.dtype))
+        .softmax(-1)
+        .to(q.dtype)
+    )
+
+
 class AttnProcessor(_Processor):
-    """Plain attention: scores stored, softmax in float32."""
+    """Plain attention: scores stored, softmax in float32 or better."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        empty = q.new_empty(q.shape[0], q.shape[1], k.shape[1])
-        scores = torch.baddbmm(empty, q, k.transpose(1, 2), beta=0, alpha=q.shape[-1] ** -0.5)
-        return scores.float().softmax(-1).to(q.dtype) @ v
+        return probabilities(q, k, q.shape[-1] ** -0.5) @ v
 
     def scratch(self, channels: int, queries: int, keys: int) -> int:
+        # In half precision: the scores widened and their softmax, two elements each. Half of that in float32.
         return 4 * queries * keys
 
 
@@ -136,11 +150,29 @@ class Attend(Op):
         positions = prod(self.keys.shape[2:])
         return 4 * prod(made) * positions
 
-    def kept(self) -> int:
-        return prod(self.keys.shape) + prod(self.values.shape)
+    def kept(self, element_bytes: int) -> int:
+        return (prod(self.keys.shape) + prod(self.values.shape)) * element_bytes
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
         return self.processor.scratch(read[1], prod(read[2:]), prod(self.keys.shape[2:]))
+
+
+class Residual(Plus):
+    """Adds the Field that the attention began with.
+
+    Linear maps leave their channels innermost. A sum is laid out as its first summand, so that the Field's layout goes on and what
+    follows is not slowed; in the published code it is the attention's, which changes the last bits of every later GroupNorm.
+    """
+
+    in_place = False
+
+    def of(self, x: Tensor) -> Tensor:
+        return self.other.data + x  # type: ignore[attr-defined]
+
+    over = of
+
+    def literal(self, x: Tensor) -> Tensor:
+        return x + self.other.data  # type: ignore[attr-defined]
 
 
 class Attention(nn.Module):
@@ -165,6 +197,15 @@ class Attention(nn.Module):
         self.fused_projections = False
         self.processor: Callable[..., Tensor] = AttnProcessor2_0()
 
+    def get_processor(self) -> Callable[..., Tensor]:
+        """What combines queries, keys and values."""
+        return self.processor
+
+    def set_processor(self, processor: Callable[..., Tensor]) -> None:
+        """Another one; a module (a processor with weights of its own) becomes part of this one, and a function may follow it."""
+        self._modules.pop("processor", None)  # nn.Module refuses to put anything but a module in a module's place
+        self.processor = processor
+
     def projections(self) -> tuple[Op, Op, Op]:
         """The maps to queries, keys and values."""
         if self.fused_projections:
@@ -177,7 +218,7 @@ class Attention(nn.Module):
         q, k, v = self.projections()
         keys = x.through(self.group_norm, k)
         values = x.through(self.group_norm, v)
-        return x.through(self.group_norm, q, Attend(keys, values, self.processor), self.to_out[0], plus(x))
+        return x.through(self.group_norm, q, Attend(keys, values, self.processor), self.to_out[0], Residual(x))
 
     def fuse_projections(self) -> None:
         """Adds `to_qkv`, the three projections in one; the separate ones stay, as in diffusers."""
@@ -192,10 +233,16 @@ class Attention(nn.Module):
         self.fused_projections = True
 
     def unfuse_projections(self) -> None:
-        """Takes `to_qkv` away again."""
-        if self.fused_projections:
-            del self.to_qkv
-            self.fused_projections = False
+        """Takes `to_qkv` away again; what it learned meanwhile goes back to the separate projections."""
+        if not self.fused_projections:
+            return
+        parts = (self.to_q, self.to_k, self.to_v)
+        with torch.no_grad():
+            for part, weight, bias in zip(parts, self.to_qkv.weight.chunk(3), self.to_qkv.bias.chunk(3), strict=True):
+                part.weight.copy_(weight)
+                part.bias.copy_(bias)
+        del self.to_qkv
+        self.fused_projections = False
 
     # --- what diffusers' own processors call --------------------------------------------------------------------------
 
@@ -211,6 +258,4 @@ class Attention(nn.Module):
 
     def get_attention_scores(self, query: Tensor, key: Tensor, attention_mask: None = None) -> Tensor:
         self.prepare_attention_mask(attention_mask)
-        empty = query.new_empty(query.shape[0], query.shape[1], key.shape[1])
-        scores = torch.baddbmm(empty, query, key.transpose(1, 2), beta=0, alpha=self.scale)
-        return scores.float().softmax(-1).to(query.dtype)
+        return probabilities(query, key, self.scale)

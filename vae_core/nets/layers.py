@@ -6,7 +6,9 @@ Each is an ordinary `nn.Module` with ordinary parameter names, callable on plain
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from math import prod
+from operator import add
 
 import torch
 import torch.nn.functional as F
@@ -119,12 +121,8 @@ class UpsampleConv2d(nn.Conv2d, Op):
 
     def transposed_kernel(self) -> Tensor:
         """`c_in c_out k k` with k = factor + 2, summed in float32 or better."""
-        s = self.factor
-        flipped = self.weight.to(wide(self.weight.dtype)).flip(2, 3).transpose(0, 1)
-        spread = F.pad(flipped, (s - 1,) * 4)
-        k = s + 2
-        shifted = [spread[:, :, i : i + k, j : j + k] for i in range(s) for j in range(s)]
-        return torch.stack(shifted).sum(0).to(self.weight.dtype)
+        rows = _with_box(self.weight.to(wide(self.weight.dtype)).flip(2, 3).transpose(0, 1), self.factor, axis=2)
+        return _with_box(rows, self.factor, axis=3).to(self.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv_transpose2d(x, self.transposed_kernel(), self.bias, self.factor, padding=1)
@@ -140,10 +138,11 @@ class UpsampleConv2d(nn.Conv2d, Op):
         kernel, s = self.transposed_kernel(), self.factor
 
         def on_tile(tile: Tile, place: Place) -> Tensor:
-            own, rest = split_pads(place.missing)
-            # A halo cell's contributions outside the region are cropped by the padding: one cell is `factor` outputs wide.
-            crop = tuple(1 if n else s + 1 for n in own)
-            return F.conv_transpose2d(pad(tile.data, rest), kernel, self.bias, s, padding=crop)  # type: ignore[arg-type]
+            # A halo cell inside the picture contributes `factor` output cells beyond the region. Where an axis has a halo cell on
+            # both sides, the padding crops them; where it has one on one side only, they are left out of a view.
+            padding = tuple(1 if any(sides) else s + 1 for sides in place.missing)
+            y = F.conv_transpose2d(tile.data, kernel, self.bias, s, padding=padding)  # type: ignore[arg-type]
+            return y[(..., *(_without_halo(sides, s) for sides in place.missing))]
 
         return on_tile
 
@@ -158,11 +157,32 @@ class UpsampleConv2d(nn.Conv2d, Op):
     def flops(self, read: Shape, made: Shape) -> int:
         return 2 * prod(read) * self.out_channels * (self.factor + 2) ** 2
 
-    def kept(self) -> int:
-        return self.in_channels * self.out_channels * (self.factor + 2) ** 2
+    def kept(self, element_bytes: int) -> int:
+        return self.weight.shape[:2].numel() * (self.factor + 2) ** 2 * element_bytes
+
+    def preparing(self, element_bytes: int) -> int:
+        # While columns are summed: the sum of rows, the sum so far, the next term and the next sum, all in the wide dtype.
+        k = self.factor + 2
+        return self.weight.shape[:2].numel() * (3 * k + 3 * k * k) * max(element_bytes, 4)
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
-        return padded_elements(read, place.missing)
+        one_sided = (bool(before) != bool(after) for before, after in place.missing)
+        beyond = (n + self.factor * extra for n, extra in zip(made[2:], one_sided, strict=True))
+        return prod(made[:2]) * prod(beyond) - prod(made)
+
+
+def _with_box(w: Tensor, size: int, axis: int) -> Tensor:
+    """`w`, a kernel `c_in c_out k k`, convolved with `size` ones along an axis."""
+    last = 2 * (3 - axis)
+    pads = ([0] * last + [i, size - 1 - i] for i in range(size))
+    return reduce(add, (F.pad(w, p) for p in pads))
+
+
+def _without_halo(missing: tuple[int, int], factor: int) -> slice:
+    """The output cells of a region on one axis, where a halo cell lies on the side that is not missing."""
+    if bool(missing[0]) == bool(missing[1]):
+        return slice(None)
+    return slice(None, -factor) if missing[0] else slice(factor, None)
 
 
 class GroupNorm(nn.GroupNorm, Op):

@@ -128,9 +128,13 @@ class Op:
         """Operations to make an output tile `made` from a window `read`, counted as torch's FlopCounterMode does."""
         return 0
 
-    def kept(self) -> int:
-        """Elements that `bind` allocates and holds for the whole pass."""
+    def kept(self, element_bytes: int) -> int:
+        """Bytes that `bind` allocates and that are held for the whole pass."""
         return 0
+
+    def preparing(self, element_bytes: int) -> int:
+        """Bytes that `bind` needs at most while it runs."""
+        return self.kept(element_bytes)
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
         """Elements allocated besides input and output while one tile is computed."""
@@ -182,16 +186,17 @@ class Chain:
         return " · ".join(type(op).__name__ for op in self.ops)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Whole:
     """A Field that is one plain tensor: passes are plain calls, differentiable, compilable, and nothing else.
 
-    `literal` computes every operation step by step as the published code does. `on_pass(name)` is called after each pass.
+    `literal` computes every operation step by step as the published code does. `on_pass(made)` is called after each pass; it may
+    let go of earlier Fields' `data`, which the network's frames would else hold for longer than they are needed.
     """
 
     data: Tensor
     literal: bool = False
-    on_pass: Callable[[str], None] | None = None
+    on_pass: Callable[[Whole], None] | None = None
 
     @property
     def shape(self) -> Shape:
@@ -206,12 +211,13 @@ class Whole:
                 x = op.over(x)
             else:
                 x = op.of(x)
-        return self._next(x, ops[-1])
+        return self._made(x)
 
     def whole(self, function: Callable[[Tensor], Tensor]) -> Whole:
-        return self._next(function(self.data), function)
+        return self._made(function(self.data))
 
-    def _next(self, x: Tensor, last: object) -> Whole:
+    def _made(self, x: Tensor) -> Whole:
+        made = Whole(x, self.literal, self.on_pass)
         if self.on_pass is not None:
-            self.on_pass(type(last).__name__)
-        return Whole(x, self.literal, self.on_pass)
+            self.on_pass(made)
+        return made

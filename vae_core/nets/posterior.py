@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node
 
 Out = TypeVar("Out", bound="Output")
 
@@ -59,22 +60,41 @@ class DiagonalGaussianDistribution:
 
 
 class Output:
-    """Base of the outputs: attributes, `out[0]` and `out["name"]`, and `replace` for a changed copy."""
+    """Base of the outputs: attributes, `out[0]` and `out["name"]`, and `replace` for a changed copy. A field that is None is not there.
+
+    Outputs are trees of tensors to torch, as flax.struct's are to jax: a function under `torch.func.vmap` may return one.
+    """
+
+    def __init_subclass__(cls) -> None:
+        register_pytree_node(
+            cls,
+            lambda out: (list(out.to_tuple()), tuple(out)),
+            lambda values, names: cls(**dict(zip(names, values, strict=True))),
+        )
 
     def replace(self: Out, **updates: Any) -> Out:
         """A copy with the named fields replaced, as flax.struct has it."""
         return replace(self, **updates)  # type: ignore[type-var]
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """The fields that are not None, in order."""
-        values = (getattr(self, f.name) for f in fields(self))  # type: ignore[arg-type]
-        return tuple(v for v in values if v is not None)
-
-    def __getitem__(self, key: int | slice | str) -> Any:
-        return getattr(self, key) if isinstance(key, str) else self.to_tuple()[key]
+        """The fields, in order."""
+        return tuple(getattr(self, name) for name in self)
 
     def __iter__(self) -> Iterator[str]:
+        """The fields' names, as a dict has it; `to_tuple` is for unpacking."""
         return (f.name for f in fields(self) if getattr(self, f.name) is not None)  # type: ignore[arg-type]
+
+    keys = __iter__
+
+    def __len__(self) -> int:
+        return len(self.to_tuple())
+
+    def __getitem__(self, key: int | slice | str) -> Any:
+        if not isinstance(key, str):
+            return self.to_tuple()[key]
+        if key not in tuple(self):
+            raise KeyError(key)
+        return getattr(self, key)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,10 @@ def workspace(p: TracedPass, regions: Sequence[Region], images: int, copied: boo
 
     `copied` tells that the input's window comes from another memory and is a copy, where it is else a view.
     """
-    kept = sum(op.kept() for op in p.chain.ops)
-    return (kept + max(_tile_elements(p, region, images, copied) for region in regions)) * element_bytes
+    kept = sum(op.kept(element_bytes) for op in p.chain.ops)
+    preparing = sum(op.preparing(element_bytes) for op in p.chain.ops)
+    tile = max(_tile_elements(p, region, images, copied) for region in regions) * element_bytes
+    return max(kept + tile, preparing)
 
 
 def _tile_elements(p: TracedPass, region: Region, images: int, copied: bool) -> int:

@@ -117,6 +117,7 @@ def plan(
         fits = budget is None or whole is True or _fits(peak, budget)
         operations = trace.operations if steps is None else streamed_operations(trace, steps)
         weighed.append((Rung(name, edge, peak.device, peak.host, operations, fits), steps))
+    weighed = _without_pointless(weighed)
     rungs = tuple(rung for rung, _ in weighed)
     for rung, steps in weighed:
         if rung.fits:
@@ -135,6 +136,14 @@ def plan(
             )
     assert budget is not None
     raise BudgetError(_refusal(rungs, budget))
+
+
+def _without_pointless(weighed: list[tuple[Rung, Steps | None]]) -> list[tuple[Rung, Steps | None]]:
+    """Without streamed rungs that need as much of the device as the whole picture does at once."""
+    first = weighed[0][0]
+    if first.tile is not None:
+        return weighed
+    return [weighed[0], *(pair for pair in weighed[1:] if pair[0].device_bytes < first.device_bytes)]
 
 
 def _fits(peak: Footprint, budget: Budget) -> bool:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..geometry import Region, cells, grid, slices
+from ..geometry import Region, grid, slices
 from ..nets.passes import Chain, Field, Op, Shape, Tile
 from ..schedule import Step, Steps
 from .moments import Moments
@@ -78,7 +77,8 @@ class _Source:
 class Streamed:
     """One run of one network over one input. Values only: two runs never meet.
 
-    `progress(done, total, info)` is called after every tile, in operations; whatever it raises ends the run.
+    `progress(done, total, info)` is called after every tile, in operations; whatever it raises ends the run. `operations` are
+    those of the network in one piece, as its trace counts them.
     """
 
     def __init__(self, steps: Steps, device: torch.device, operations: int, progress: OnProgress | None = None):
@@ -94,6 +94,7 @@ class Streamed:
         """One pass."""
         step = self._step()
         stages = chain.stages(x.shape)
+        operations = chain.flops(stages)
         out = self._allocate(stages[-1], step)
         source = _Source(x, self.device)
         on_tiles = [op.bind(source) for op in chain.ops]
@@ -109,7 +110,8 @@ class Streamed:
             out.part(image, region).copy_(data)
             if out.moments is not None:
                 out.moments.add(image, data)
-            self._report(chain, stages, cells(region), number, len(regions))
+            self._report(chain, operations, number, len(regions))
+        self.done += operations
         self._free(step)
         return out
 
@@ -151,15 +153,13 @@ class Streamed:
         return self._append(data, moments)
 
     def _free(self, step: Step) -> None:
-        for index in step.frees:
+        given_up = step.frees if step.overwrites is None else (*step.frees, step.overwrites)
+        for index in given_up:
             self.fields[index].data = None
 
-    def _report(self, chain: Chain, stages: list[Shape], made: int, number: int, tiles: int) -> None:
+    def _report(self, chain: Chain, pass_operations: int, number: int, tiles: int) -> None:
         if self.progress is None:
             return
-        share = made / (prod(stages[-1][2:]) * stages[-1][0])
-        self.done += round(chain.flops(stages) * share)
         at = len(self.fields) - 2
-        self.progress(
-            min(self.done, self.operations), self.operations, Progress(at, len(self.steps), number, tiles, str(chain))
-        )
+        done = self.done + pass_operations * number // tiles
+        self.progress(done, self.operations, Progress(at, len(self.steps), number, tiles, str(chain)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,19 @@ def test_a_file_keeps_its_ending_while_it_is_written(tmp_path):
         part.write_text("done")
         assert not (tmp_path / "a.png").exists()
     assert names(tmp_path) == ["a.png"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+@pytest.mark.parametrize("umask", [0o022, 0o077], ids=oct)
+def test_a_file_has_ordinary_permissions_whoever_writes_it(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with whole(tmp_path / "a.txt") as part:
+            part.write_text("private")
+            part.chmod(0o600)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o666 & ~umask
 
 
 def test_an_interruption_leaves_what_was_there(tmp_path):

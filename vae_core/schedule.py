@@ -1,4 +1,4 @@
-"""What a plan tells a streamed run: one step per pass of the network's forward."""
+"""What a plan tells a run: one step per pass of the network's forward."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ class Step:
 
     tile: tuple[int, ...]
     """Cells per axis of an output tile."""
+    operations: int = 0
+    """Of the pass in one piece: its share of the progress."""
+    name: str = ""
+    """What the pass computes, for people."""
     on_host: bool = False
     """The output Field lives in host memory instead of on the device."""
     overwrites: int | None = None

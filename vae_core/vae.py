@@ -7,10 +7,10 @@ Latents are raw, as the network emits them; `normalize` and `denormalize` go to 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from .checkpoint import Checkpoint, open_checkpoint
 from .device import default_device, free_bytes, host_bytes, parse_bytes
-from .errors import BudgetError, InputError
+from .errors import InputError
 from .models import Model, build
-from .nets.passes import Field, Whole
+from .nets.passes import Field
 from .nets.posterior import DiagonalGaussianDistribution
-from .plan import Budget, Plan, Rung, Trace, plan, trace
+from .plan import Budget, Plan, Trace, plan, plan_blend, trace
 from .spec import KL_FLUX2, TINY, Spec, Variant
-from .stream import OnProgress, Progress, Streamed
+from .stream import OnProgress, Progress, run_streamed, run_whole, share
 
 Mode = Literal["exact", "whole", "blend"]
 Direction = Literal["decode", "encode"]
@@ -35,6 +35,21 @@ RESERVE = 0.1
 
 BLEND_TILE_PX = 512
 """Edge of a tile in `mode="blend"` where none is given: diffusers' and ComfyUI's common default."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How a caller wants a run: the parameters of that name of `VAE.decode`."""
+
+    mode: Mode
+    tile: int | None
+    memory_limit: int | str | None
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise InputError(f"mode {self.mode!r} is not known; expected one of {', '.join(get_args(Mode))}")
+        if self.tile is not None and self.tile < 1:
+            raise InputError(f"tile {self.tile} must be at least one cell")
 
 
 class VAE:
@@ -89,7 +104,7 @@ class VAE:
         Raises InputError for latents that do not fit, BudgetError where no plan does.
         """
         self._check("decode", latents, self.spec.latent_channels)
-        pixels = self._run("decode", latents, mode, tile, memory_limit, progress).clamp_(-1, 1)
+        pixels = self._run("decode", latents, How(mode, tile, memory_limit), progress).clamp_(-1, 1)
         return pixels if size is None else pixels[..., : size[0], : size[1]]
 
     @torch.inference_mode()
@@ -112,7 +127,8 @@ class VAE:
         parameters are those of `decode`.
         """
         self._check("encode", pixels, self.spec.pixel_channels)
-        made = self._run("encode", fitted(pixels, self.spec.multiple, fit), mode, tile, memory_limit, progress)
+        pixels = fitted(pixels, self.spec.multiple, fit)
+        made = self._run("encode", pixels, How(mode, tile, memory_limit), progress)
         if self.spec.network == TINY:
             return made
         posterior = DiagonalGaussianDistribution(made)
@@ -191,56 +207,18 @@ class VAE:
         else:
             (mh, mw) = self.spec.multiple
             shape = (batch, self.spec.pixel_channels, height // mh * mh, width // mw * mw)
-        return self._plan(direction, shape, mode, tile, memory_limit)
+        return self._plan(direction, shape, How(mode, tile, memory_limit))
 
-    def _plan(
-        self, direction: Direction, shape: tuple[int, ...], mode: Mode, tile: int | None, limit: int | str | None
-    ) -> Plan:
-        if mode not in ("exact", "whole", "blend"):
-            raise InputError(f'mode {mode!r} is not known; expected "exact", "whole" or "blend"')
-        if tile is not None and tile < 1:
-            raise InputError(f"tile {tile} must be at least one cell")
-        if mode == "blend":
-            return self._blend_plan(direction, shape, tile, limit)
-        budget = self._budget(limit)
-        weights, element = self._weight_bytes(), self.dtype.itemsize
-        if mode == "whole":
-            return plan(
-                self._trace(direction, shape), budget, resident_bytes=weights, element_bytes=element, whole=True
-            )
-        if shape[0] == 1:
-            return plan(self._trace(direction, shape), budget, resident_bytes=weights, element_bytes=element, tile=tile)
-        if tile is None:
-            whole = plan(
-                self._trace(direction, shape), budget, resident_bytes=weights, element_bytes=element, whole=True
-            )
-            if whole.device_bytes <= budget.device_bytes:
-                return whole
-        one = self._trace(direction, (1, *shape[1:]))
-        batch = shape[0] * (prod(one.shapes[0]) + prod(one.shapes[-1])) * element
-        return plan(one, budget, resident_bytes=weights + batch, element_bytes=element, tile=tile)
-
-    def _blend_plan(
-        self, direction: Direction, shape: tuple[int, ...], tile: int | None, limit: int | str | None
-    ) -> Plan:
-        """Overlap-and-blend has one way to run: whole tiles, one after the other, beside the whole result."""
-        tile_px, tile_latent = self._blend_tile(tile)
-        edge = tile_latent if direction == "decode" else tile_px
-        one = (*shape[:2], *(min(edge, n) for n in shape[2:]))
-        budget, element = self._budget(limit), self.dtype.itemsize
-        full = self._trace(direction, shape)
-        held = (prod(full.shapes[0]) + 2 * prod(full.shapes[-1])) * element + self._weight_bytes()
-        per_tile = plan(self._trace(direction, one), budget, resident_bytes=held, element_bytes=element, whole=True)
-        stride = max(int(edge * (1 - self.net.tile_overlap_factor)), 1)
-        tiles = prod(-(-n // stride) for n in shape[2:])
-        fits = per_tile.device_bytes <= budget.device_bytes
-        rung = Rung("blend (approximate)", tile_px, per_tile.device_bytes, 0, per_tile.operations * tiles, fits)
-        if not fits:
-            raise BudgetError(
-                f"blending tiles of {tile_px} px needs {rung.device_bytes} bytes and the limit is {budget.device_bytes}; "
-                'choose a smaller tile, or mode="exact", which needs less'
-            )
-        return replace(per_tile, rung=rung.name, tile=tile_px, operations=rung.operations, exact=False, rungs=(rung,))
+    def _plan(self, direction: Direction, shape: tuple[int, ...], how: How) -> Plan:
+        budget, bytes_of = self._budget(how.memory_limit), self._bytes()
+        batch, one = self._trace(direction, shape), self._trace(direction, (1, *shape[1:]))
+        if how.mode == "blend":
+            tile_px, tile_latent = self._blend_tile(how.tile)
+            edge = tile_latent if direction == "decode" else tile_px
+            tile = self._trace(direction, (*shape[:2], *(min(edge, n) for n in shape[2:])))
+            stride = max(int(edge * (1 - self.net.tile_overlap_factor)), 1)
+            return plan_blend(batch, tile, prod(-(-n // stride) for n in shape[2:]), tile_px, budget, **bytes_of)
+        return plan(batch, budget, one=one, tile=how.tile, whole=how.mode == "whole", **bytes_of)
 
     def _blend_tile(self, tile: int | None) -> tuple[int, int]:
         """Edges of a blended tile in pixels and in latent cells."""
@@ -255,6 +233,9 @@ class VAE:
     def _weight_bytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in (*self.net.parameters(), *self.net.buffers()))
 
+    def _bytes(self) -> dict[str, int]:
+        return {"weight_bytes": self._weight_bytes(), "element_bytes": self.dtype.itemsize}
+
     def _forward(self, direction: Direction) -> Callable[[Field], Field]:
         return self.net.decode_field if direction == "decode" else self.net.encode_field
 
@@ -264,32 +245,20 @@ class VAE:
             self._traces[key] = trace(self._forward(direction), tuple(shape))
         return self._traces[key]
 
-    def _run(
-        self,
-        direction: Direction,
-        x: Tensor,
-        mode: Mode,
-        tile: int | None,
-        limit: int | str | None,
-        progress: OnProgress | None,
-    ) -> Tensor:
-        chosen = self._plan(direction, tuple(x.shape), mode, tile, limit)
+    def _run(self, direction: Direction, x: Tensor, how: How, progress: OnProgress | None) -> Tensor:
+        chosen = self._plan(direction, tuple(x.shape), how)
         x = x.to(self.dtype)
-        if mode == "blend":
-            return self._run_blend(direction, x.to(self.device), tile, progress)
-        parts = x.split(chosen.images)
-        made = [
-            self._run_part(direction, part.to(self.device), chosen, _share(progress, i, len(parts)))
-            for i, part in enumerate(parts)
-        ]
+        if how.mode == "blend":
+            return self._run_blend(direction, x.to(self.device), how.tile, progress)
+        forward, parts = self._forward(direction), x.split(chosen.images)
+        made = []
+        for i, part in enumerate(parts):
+            part, told = part.to(self.device), share(progress, i, len(parts))
+            if chosen.tile is None:
+                made.append(run_whole(forward, part, chosen.steps, told))
+            else:
+                made.append(run_streamed(forward, part, chosen.steps, self.device, told))
         return made[0] if len(made) == 1 else torch.cat(made)
-
-    def _run_part(self, direction: Direction, x: Tensor, chosen: Plan, progress: OnProgress | None) -> Tensor:
-        traced = self._trace(direction, tuple(x.shape))
-        if chosen.steps is None:
-            return run_whole(self._forward(direction), x, traced, progress)
-        run = Streamed(chosen.steps, self.device, traced.operations, progress)
-        return cast(Any, self._forward(direction)(run.enter(x))).data
 
     def _run_blend(self, direction: Direction, x: Tensor, tile: int | None, progress: OnProgress | None) -> Tensor:
         blend = self.net.blend_decode if direction == "decode" else self.net.blend_encode
@@ -299,43 +268,6 @@ class VAE:
                 progress(done, tiles, Progress(0, 1, done, tiles, "blended tile"))
 
         return blend(x, *self._blend_tile(tile), after)
-
-
-def run_whole(
-    forward: Callable[[Field], Field], x: Tensor, traced: Trace, progress: OnProgress | None = None
-) -> Tensor:
-    """`forward` over plain tensors, in no more memory than its trace says it needs."""
-    return cast(Whole, forward(Whole(x, on_pass=_AfterPass(traced, progress)))).data
-
-
-class _AfterPass:
-    """Follows a whole run: lets go of each Field after its last use, and tells the progress."""
-
-    def __init__(self, traced: Trace, progress: OnProgress | None):
-        self.traced, self.progress = traced, progress
-        self.last_use = traced.last_use()
-        self.fields: list[Whole | None] = [None]
-        self.done = 0
-
-    def __call__(self, made: Whole) -> None:
-        number = len(self.fields) - 1
-        self.fields.append(made)
-        for index, field in enumerate(self.fields):
-            if field is not None and self.last_use[index] <= number:
-                del field.data
-                self.fields[index] = None
-        this = self.traced.passes[number]
-        self.done += this.operations
-        if self.progress is not None:
-            info = Progress(number, len(self.traced.passes), 1, 1, str(this.chain))
-            self.progress(self.done, self.traced.operations, info)
-
-
-def _share(progress: OnProgress | None, part: int, parts: int) -> OnProgress | None:
-    """Progress of one of several equal parts, told as progress of them all."""
-    if progress is None or parts == 1:
-        return progress
-    return lambda done, total, info: progress(part * total + done, parts * total, info)
 
 
 def fitted(pixels: Tensor, multiple: tuple[int, int], fit: str) -> Tensor:

@@ -1,7 +1,8 @@
 """Files that exist under their final names only when they are whole.
 
 Writing goes to a hidden name in the same folder, which is renamed at the end; whatever interrupts it, also Ctrl-C,
-leaves nothing behind.
+leaves nothing behind. The file has the permissions of any new file, whoever wrote it: some writers, safetensors'
+`save_file` among them, keep what they make from other users.
 """
 
 from __future__ import annotations
@@ -36,8 +37,11 @@ def whole(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     check_target(path, overwrite=overwrite)
     part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
+        part.touch()
+        mode = part.stat().st_mode
         yield part
         check_target(path, overwrite=overwrite)
+        part.chmod(mode)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

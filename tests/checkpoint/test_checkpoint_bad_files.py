@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -571,7 +572,7 @@ def flax_that_is_a_list(folder: Path) -> Path:
     return flax_file(folder, [1, 2])
 
 
-@bad(CheckpointError, "no value begins with its next byte (byte 3)")
+@bad(CheckpointError, "no value begins with its next byte")
 def flax_that_is_no_msgpack(folder: Path) -> Path:
     (folder / "a.msgpack").write_bytes(b"\x81\xa1a\xc1")
     return folder / "a.msgpack"
@@ -588,7 +589,7 @@ def flax_with_a_key_of_bytes(folder: Path) -> Path:
     return flax_file(folder, {b"a": 1})
 
 
-@bad(CheckpointError, "int is not allowed for map key")
+@bad(CheckpointError, "is not allowed for map key")
 def flax_with_a_number_for_a_key(folder: Path) -> Path:
     return flax_file(folder, {1: 1})
 
@@ -632,11 +633,16 @@ def test_there_are_enough_of_them():
     assert len(BAD) >= 25
 
 
-def test_a_file_that_vanishes_between_opening_and_reading(tmp_path):
-    path = save(tmp_path / "a.safetensors", state_of(kl(32, 64)))
+@pytest.mark.parametrize("kind", ["safetensors", "archive", "flax"])
+def test_a_file_that_vanishes_between_opening_and_reading(tmp_path, kind):
+    config, state = {"block_out_channels": (32, 64)}, state_of(kl(32, 64))
+    if kind == "flax":
+        path = save_flax(tmp_path, config, state)[1]
+    else:
+        path = save_ldm(tmp_path / ("a.safetensors" if kind == "safetensors" else "a.pt"), config, state)[0]
     opened: Checkpoint = open_checkpoint(path)
     path.unlink()
-    with pytest.raises(CheckpointError, match=r"a\.safetensors: cannot be read"):
+    with pytest.raises(CheckpointError, match=re.escape(str(path))):
         list(opened.tensors())
 
 

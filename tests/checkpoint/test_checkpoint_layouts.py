@@ -27,7 +27,7 @@ from checkpoint_files import (
 )
 
 from vae_core.checkpoint import assign, open_checkpoint
-from vae_core.errors import CheckpointError
+from vae_core.errors import CheckpointError, MissingPackageError
 from vae_core.spec import KL, KL_FLUX2, TINY
 
 SHAPES = {
@@ -324,6 +324,14 @@ def test_flax_packed_by_msgpack(tmp_path: Path, dtype, params):
         opened = open_checkpoint(path)
         assert opened.layout == "flax" and opened.config["norm_num_groups"] == 16 and opened.dtype is dtype
         assert_same(opened, {key: tensor.to(dtype) for key, tensor in state_of(model).items()})
+
+
+def test_flax_without_msgpack_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "diffusion_flax_model.msgpack").write_bytes(msgpack.packb({}) or b"")
+    monkeypatch.setitem(sys.modules, "msgpack", None)
+    with pytest.raises(MissingPackageError) as error:
+        open_checkpoint(tmp_path / "diffusion_flax_model.msgpack")
+    assert str(error.value) == 'reading Flax weights needs the package msgpack: pip install "exact-vae[flax]"'
 
 
 def test_tensors_are_cast_and_placed(tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from pathlib import Path
 
 import msgpack
@@ -14,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from vae_core.checkpoint import open_checkpoint, save_diffusers, save_flax, save_ldm, save_taesd_pair
-from vae_core.errors import ConfigError, InputError
+from vae_core.errors import ConfigError, InputError, MissingPackageError
 from vae_core.spec import KL, KL_FLUX2, TINY
 
 CONFIG = {
@@ -49,6 +51,14 @@ def test_diffusers_loads_our_folders(tmp_path, state, safe, weights, limit):
     assert_same(opened, state)
     assert set(opened.files) <= set(written) | set(folder.glob("*.index*.json"))
     assert (len(list(folder.glob("*-of-*"))) > 1) == (limit is not None)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_what_is_written_has_the_permissions_of_any_new_file(tmp_path, state):
+    (tmp_path / "any").touch()
+    ordinary = (tmp_path / "any").stat().st_mode
+    for file in (*save_diffusers(tmp_path, KL, CONFIG, state), *save_ldm(tmp_path / "a.safetensors", CONFIG, state)):
+        assert file.stat().st_mode == ordinary, file  # safetensors alone gives 0600
 
 
 def test_shards_respect_the_limit(tmp_path, state):
@@ -212,6 +222,13 @@ def test_flax_as_msgpack_itself_reads_it(tmp_path, state):
         for part in key.split("."):
             node = node[part]
         assert torch.equal(node, tensor), key
+
+
+def test_flax_without_msgpack_writes_nothing(tmp_path, state, monkeypatch):
+    monkeypatch.setitem(sys.modules, "msgpack", None)
+    with pytest.raises(MissingPackageError, match=r"writing Flax weights needs the package msgpack"):
+        save_flax(tmp_path, CONFIG, state)
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("number", ["quant convolutions", "batch norm", "dtype"])

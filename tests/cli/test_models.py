@@ -11,7 +11,9 @@ import pytest
 import torch
 
 import vae_core
+from vae_core.checkpoint import open_checkpoint, save_ldm, variants
 from vae_core.media import read_image
+from vae_core.spec import KL, Variant
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -65,6 +67,23 @@ def test_convert_keeps_the_weights(run, vae, vae_path, tmp_path, layout):
     converted = vae_core.load(target).net.state_dict()
     for key, weight in vae.net.state_dict().items():
         assert torch.equal(converted[key], weight), key
+
+
+def test_convert_does_not_turn_a_guess_into_a_fact(run, vae, tmp_path, monkeypatch):
+    shown = {name: vae.net.config[name] for name in ("block_out_channels", "norm_num_groups")}
+    rows = {
+        name: Variant(name, name, KL, {**shown, "scaling_factor": 1 / scale})
+        for scale, name in ((5, "sd1"), (8, "sdxl"))
+    }
+    monkeypatch.setattr(variants, "VARIANTS", rows)
+    source, target = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    save_ldm(source, None, vae.net.state_dict())
+    told = run("convert", source, target, "--to", "ldm")
+    assert told.status == 0 and "nothing tells which" in told.err
+    assert open_checkpoint(target).candidates == ("sd1", "sdxl")
+    assert run("convert", source, target, "--to", "ldm", "--variant", "sd1", "--force").status == 0
+    chosen = open_checkpoint(target)
+    assert chosen.candidates == () and chosen.variant.name == "sd1" and chosen.config["scaling_factor"] == 0.2
 
 
 def test_demo_streams_and_checks_itself(run, tmp_path):

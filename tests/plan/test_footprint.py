@@ -13,8 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import vae_core
 from vae_core.nets.attention import Attention
 from vae_core.plan import Plan, plan, trace
-from vae_core.stream import Streamed
-from vae_core.vae import run_whole
+from vae_core.stream import run_streamed, run_whole
 
 FAMILIES = ("sdxl", "flux1", "x4-upscaler", "flux2", "taesd", "taef2")
 TILES = (16, 30, 64, 128)
@@ -32,14 +31,16 @@ def an_input(net: Any, direction: str, batch: int = 1) -> torch.Tensor:
 
 def planned(net: Any, direction: str, x: torch.Tensor, tile: int | None) -> Plan:
     traced = trace(forward(net, direction), tuple(x.shape))
-    return plan(traced, None, resident_bytes=0, element_bytes=x.element_size(), tile=tile, whole=tile is None)
+    one = trace(forward(net, direction), (1, *x.shape[1:]))
+    return plan(traced, None, one=one, weight_bytes=0, element_bytes=x.element_size(), tile=tile, whole=tile is None)
 
 
 def run(net: Any, direction: str, x: torch.Tensor, chosen: Plan) -> None:
-    if chosen.steps is None:
-        run_whole(forward(net, direction), x, trace(forward(net, direction), tuple(x.shape)))
-    else:
-        forward(net, direction)(Streamed(chosen.steps, x.device, 1).enter(x))
+    for part in x.split(chosen.images):
+        if chosen.tile is None:
+            run_whole(forward(net, direction), part, chosen.steps)
+        else:
+            run_streamed(forward(net, direction), part, chosen.steps, x.device)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -121,7 +122,7 @@ def test_streamed_sdxl_takes_at_most_87_percent_of_the_plain_operations() -> Non
 
     traced = trace(net.decode_field, (1, 4, 256, 256))
     operations = {
-        tile: plan(traced, None, resident_bytes=0, element_bytes=4, tile=tile).operations - products
+        tile: plan(traced, None, weight_bytes=0, element_bytes=4, tile=tile).operations - products
         for tile in (256, 512)
     }
     for tile, count in operations.items():

@@ -11,7 +11,7 @@ from tiny_nets import NAMES, relative_error, tiny_net
 from vae_core.nets.passes import Whole
 from vae_core.plan import plan, trace
 from vae_core.spec import TINY, VARIANTS
-from vae_core.stream import Streamed
+from vae_core.stream import run_streamed
 
 # float32: the tiles' statistics are merged and convolutions block differently; the rest is rounding carried through some 30 norms.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -27,10 +27,10 @@ def forward(net: Any, direction: str) -> Any:
     return net.decode_field if direction == "decode" else net.encode_field
 
 
-def run_streamed(net: Any, direction: str, x: torch.Tensor, tile: int) -> torch.Tensor:
-    chosen = plan(trace(forward(net, direction), tuple(x.shape)), None, resident_bytes=0, element_bytes=1, tile=tile)
-    assert chosen.steps is not None
-    return forward(net, direction)(Streamed(chosen.steps, x.device, chosen.operations).enter(x)).data
+def over_tiles(net: Any, direction: str, x: torch.Tensor, tile: int) -> torch.Tensor:
+    traced = trace(forward(net, direction), tuple(x.shape))
+    chosen = plan(traced, None, weight_bytes=0, element_bytes=1, tile=tile)
+    return run_streamed(forward(net, direction), x, chosen.steps, x.device)
 
 
 def inputs(net: Any, direction: str, dtype: torch.dtype, batch: int = 1) -> list[torch.Tensor]:
@@ -49,7 +49,7 @@ def test_streamed_equals_whole(name: str, dtype: torch.dtype, direction: str) ->
     for x in inputs(net, direction, dtype):
         whole = forward(net, direction)(Whole(x)).data
         for tile in TILES:
-            streamed = run_streamed(net, direction, x, tile)
+            streamed = over_tiles(net, direction, x, tile)
             assert streamed.shape == whole.shape
             error = relative_error(streamed, whole)
             assert error <= TOLERANCE[dtype], f"{tuple(x.shape)} with tiles of {tile}: {error:.1e}"
@@ -61,7 +61,7 @@ def test_streamed_equals_whole(name: str, dtype: torch.dtype, direction: str) ->
 def test_batches(name: str, direction: str) -> None:
     net = tiny_net(name, torch.float64)
     for x in inputs(net, direction, torch.float64, batch=3)[2:4]:
-        assert relative_error(run_streamed(net, direction, x, 30), forward(net, direction)(Whole(x)).data) <= 1e-12
+        assert relative_error(over_tiles(net, direction, x, 30), forward(net, direction)(Whole(x)).data) <= 1e-12
 
 
 @pytest.mark.parametrize("direction", ["decode", "encode"])
@@ -75,7 +75,7 @@ def test_bfloat16_is_no_farther_from_float32_than_the_whole_run(name: str, direc
         truth = forward(exact, direction)(Whole(x.float())).data
         whole = relative_error(forward(half, direction)(Whole(x)).data, truth)
         for tile in TILES:
-            assert relative_error(run_streamed(half, direction, x, tile), truth) <= 1.1 * whole
+            assert relative_error(over_tiles(half, direction, x, tile), truth) <= 1.1 * whole
 
 
 @torch.inference_mode()
@@ -85,7 +85,7 @@ def test_a_picture_with_a_strong_gradient() -> None:
     ramp = torch.linspace(-30, 30, 40, dtype=torch.float64)
     z = (ramp[:, None] + ramp[None, :]).expand(1, 4, 40, 40).contiguous()
     whole = forward(net, "decode")(Whole(z)).data
-    assert relative_error(run_streamed(net, "decode", z, 16), whole) <= 1e-12
+    assert relative_error(over_tiles(net, "decode", z, 16), whole) <= 1e-12
 
 
 @torch.inference_mode()
@@ -95,7 +95,7 @@ def test_the_input_is_not_written() -> None:
         for direction in ("decode", "encode"):
             x = inputs(net, direction, torch.float32)[3]
             before = x.clone()
-            run_streamed(net, direction, x, 16)
+            over_tiles(net, direction, x, 16)
             assert torch.equal(x, before)
 
 

@@ -27,7 +27,7 @@ def twins(name: str, dtype: torch.dtype = torch.float32, **fields: Any) -> tuple
         config["up_block_types"] = ("UpDecoderBlock2D",) * levels
     theirs = getattr(diffusers, network)(**config).eval()
     theirs.load_state_dict(ours.state_dict(), strict=True)
-    return theirs.to(dtype), ours.to(dtype)
+    return (theirs if dtype == torch.float32 else theirs.to(dtype)), ours.to(dtype)
 
 
 def factor(net: Model) -> int:

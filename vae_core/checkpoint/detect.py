@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ..errors import CheckpointError, StateDictError, UnknownModelError
 from ..spec import KL, KL_FLUX2, TINY
 from .infer import Shapes
-from .keymaps import Turn
+from .keymaps import Turn, last_level
 from .registry import LAYOUTS, OTHER_MODELS, OTHER_VAES, PREFIXES, Layout, Other, Tell
 from .source import Source, Stored
 
@@ -72,31 +72,22 @@ def refuse_other_vaes(file: Path, shapes: Shapes) -> None:
 
 
 def _refuse(file: Path, shapes: Shapes, others: Iterable[Other]) -> None:
-    seen = _told(shapes, {tell.key for other in others for tell in other.tells})
+    dotted = {f".{key}": shape for key, shape in shapes.items()}
     for other in others:
-        if all(_holds(tell, shapes, seen) for tell in other.tells):
+        if all(_holds(dotted, tell) for tell in other.tells):
             raise UnknownModelError(f"{file}: looks like {other.title}, which this version does not load")
 
 
-def _told(shapes: Shapes, wanted: set[str]) -> dict[str, list[tuple[int, ...]]]:
-    """Those of `wanted` that are a key or the end of one after a dot, with the shapes they were seen with."""
-    seen: dict[str, list[tuple[int, ...]]] = {}
-    for key, shape in shapes.items():
-        end = key
-        while end:
-            if end in wanted:
-                seen.setdefault(end, []).append(shape)
-            end = end.partition(".")[2]
-    return seen
+def _holds(dotted: Shapes, tell: Tell) -> bool:
+    sign = f".{tell.key}"
+    if sign.endswith("."):
+        return any(sign in key for key in dotted)
+    return any(key.endswith(sign) and _fits(tell.shape, shape) for key, shape in dotted.items())
 
 
-def _holds(tell: Tell, shapes: Shapes, seen: Mapping[str, list[tuple[int, ...]]]) -> bool:
-    if tell.key.endswith("."):
-        return any(f".{tell.key}" in f".{key}" for key in shapes)
-    return any(tell.shape is None or _same_shape(tell.shape, shape) for shape in seen.get(tell.key, ()))
-
-
-def _same_shape(wanted: tuple[int | None, ...], shape: tuple[int, ...]) -> bool:
+def _fits(wanted: tuple[int | None, ...] | None, shape: tuple[int, ...]) -> bool:
+    if wanted is None:
+        return True
     return len(wanted) == len(shape) and all(want in (None, size) for want, size in zip(wanted, shape, strict=True))
 
 
@@ -133,22 +124,19 @@ def _collect(file: Path, entries: Mapping[str, Entry], layout: Layout, prefix: s
     siblings = tuple(key for key in entries if not key.startswith(prefix))
     network = TINY if layout.tiny else KL_FLUX2 if any(key.startswith("bn.running_") for key in inside) else KL
     ignored = _summary(siblings)
-    last_level = max((int(m.group(1)) for m in map(_UP.match, inside) if m), default=0)
+    last = last_level(inside)
     pieces: dict[str, Piece] = {}
     for key, entry in inside.items():
         reason = _reason_to_ignore(key, network)
         if reason:
             ignored[entry.key] = reason
             continue
-        name, turn, shape = layout.keymap.ours(key, entry.stored.shape, last_level)
+        name, turn, shape = layout.keymap.ours(key, entry.stored.shape, last)
         if name in pieces:
             raise StateDictError(f"{file}: `{pieces[name].entry.key}` and `{entry.key}` both stand for `{name}`")
         _check_dtype(file, entry)
         pieces[name] = Piece(entry, turn, shape)
     return Found(layout, prefix, network, pieces, siblings, ignored)
-
-
-_UP = re.compile(r"decoder\.up\.(\d+)\.")
 
 
 def _reason_to_ignore(key: str, network: str) -> str | None:

@@ -81,7 +81,11 @@ def _msgpack(doing: str) -> Any:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Read]:
-    yield _load(path, "cpu").__getitem__
+    try:
+        leaves = _load(path, "cpu")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); it may have changed since it was opened") from error
+    yield leaves.__getitem__
 
 
 def _load(path: Path, device: str) -> dict[str, Any]:
@@ -112,7 +116,7 @@ def _unpacked(msgpack: Any, unpacker: Any, size: int) -> tuple[Any, str]:
     try:
         value, rest = unpacker.unpack(), size - unpacker.tell()
         return value, f"{rest} bytes follow its end" if rest else ""
-    except msgpack.OutOfData:
+    except (msgpack.OutOfData, msgpack.BufferFull):
         return None, "it is cut short"
     except msgpack.StackError:
         return None, "its maps nest more than msgpack follows"
@@ -129,8 +133,9 @@ def _flat(pairs: list[tuple[Any, Any]]) -> Any:
         if not isinstance(name, str):
             raise ValueError(f"the key {name!r} is no text")
         leaves = {f"{name}.{key}": leaf for key, leaf in value.items()} if isinstance(value, dict) else {name: value}
-        for key in flat.keys() & leaves.keys():
-            raise ValueError(f"the key `{key}` stands twice")
+        twice = flat.keys() & leaves.keys()
+        if twice:
+            raise ValueError(f"the key `{min(twice)}` stands twice")
         flat |= leaves
     return _joined(flat) if _CHUNKED in flat else flat
 
@@ -148,8 +153,12 @@ def _joined(leaves: Mapping[str, Any]) -> Tensor:
 
 
 def _extension(unpackb: Callable[..., Any], device: str, code: int, payload: bytes) -> Any:
-    if code not in (_NDARRAY, _SCALAR):
-        return 0j if code == _COMPLEX else None
+    if code in (_NDARRAY, _SCALAR):
+        return _array(unpackb, payload).to(device)
+    return 0j if code == _COMPLEX else None
+
+
+def _array(unpackb: Callable[..., Any], payload: bytes) -> Tensor:
     parts = unpackb(payload, max_array_len=_MAX_LIST)
     if not isinstance(parts, list) or len(parts) != 3:
         raise ValueError("an array in it is not (shape, dtype, bytes)")
@@ -163,7 +172,7 @@ def _extension(unpackb: Callable[..., Any], device: str, code: int, payload: byt
     if not isinstance(raw, bytes) or len(raw) != needed:
         raise ValueError(f"an array of shape {shape} and dtype {name} should take {needed} bytes and does not")
     values = torch.frombuffer(bytearray(raw), dtype=dtype) if raw else torch.empty(0, dtype=dtype)
-    return values.reshape(shape).to(device)
+    return values.reshape(shape)
 
 
 def _is_shape(value: Any) -> bool:

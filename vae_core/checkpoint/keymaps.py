@@ -14,7 +14,7 @@ taesd.py (madebyollin), diffusers/models/autoencoders/vae.py and its Flax twin v
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -140,6 +140,12 @@ class Keymap:
             if turn.permute and tensor.ndim in turn.dims:
                 return tensor.permute(*sorted(range(tensor.ndim), key=turn.permute.__getitem__))
         return tensor
+
+
+def last_level(names: Iterable[str]) -> int:
+    """The number of the last up-block, LDM's or ours, of a network without its prefix: what `{up}` counts from."""
+    matches = (re.match(r"decoder\.up(?:_blocks)?\.(\d+)\.", name) for name in names)
+    return max((int(match.group(1)) for match in matches if match), default=0)
 
 
 def turned_shape(turn: Turn | None, shape: Shape) -> Shape:

@@ -21,7 +21,7 @@ from .jsontext import parse_object, read_object
 from .keymaps import turned
 from .locate import STEM, Place, locate
 from .source import Source
-from .variants import Clues, check_agreement, choose, require_known
+from .variants import Clues, check_agreement, choose, require_known, share_convention
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +51,11 @@ class Checkpoint:
     """The stored dtype of most values."""
     _pieces: Mapping[str, Piece] = field(repr=False, default_factory=dict)
 
+    @property
+    def config_is_known(self) -> bool:
+        """False where the latent convention in `config` is that of the one candidate taken, and others have another."""
+        return share_convention(self.candidates)
+
     def tensors(
         self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
     ) -> Iterator[tuple[str, Tensor]]:
@@ -76,7 +81,8 @@ def open_checkpoint(
     the files of a folder, as diffusers' "fp16" does.
 
     Raises CheckpointError for a file that cannot be read, UnknownModelError for something that is not loaded,
-    StateDictError for tensors that contradict `variant`, a config or each other, InputError for an unknown `variant`.
+    StateDictError for tensors that contradict `variant`, a config or each other, InputError for an unknown `variant`,
+    MissingPackageError for Flax without msgpack.
     """
     require_known(variant)
     path = Path(path).expanduser()
@@ -116,7 +122,7 @@ def _by_source(pieces: Mapping[str, Piece]) -> list[tuple[Source, list[str]]]:
 
 def _refuse_other_class(place: Place) -> None:
     # Before the tensors are looked at, so that the folder of another model is named by its own class.
-    if place.config is not None and place.config_is_ours:
+    if place.config is not None and place.in_folder:
         config_class(read_object(place.config), str(place.config))
 
 
@@ -133,11 +139,11 @@ def _given(
         return None, ()
     try:
         given = parse_config(read_object(place.config), str(place.config), found.network)
-        if not place.config_is_ours:
+        if not place.in_folder:
             check_agreement(place.main, found.network, inferred, given)
         return given, ()
     except CheckpointError as error:
-        if place.config_is_ours:
+        if place.in_folder:
             raise
         # A folder of single files may well hold the config.json of only one of them, or of something else.
         return None, (f"config.json beside it belongs to something else and is not used ({error})",)

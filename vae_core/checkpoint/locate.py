@@ -43,13 +43,11 @@ class Place:
     """One file, or all shards."""
     config: Path | None = None
     """config.json beside the weights."""
-    config_is_ours: bool = False
-    """True where config.json surely belongs to these weights, so that a disagreement is an error."""
     index: Path | None = None
     weight_map: tuple[tuple[str, str], ...] = ()
     """Of a sharded folder: tensor name -> file name, as its index says."""
     in_folder: bool = False
-    """True if a folder in diffusers' layout was found, and not a file by itself."""
+    """True for a folder in diffusers' layout: config.json then surely belongs to the weights. False for a lone file."""
     why: tuple[str, ...] = ()
 
     @property
@@ -77,7 +75,7 @@ def _folder(folder: Path, weights: str | None = None) -> Place:
     chosen = _choose(folder, weights)
     if chosen is not None:
         place = _index(chosen) if INDEX_MARK in chosen.name else _file(chosen)
-        return replace(place, config_is_ours=place.config is not None, in_folder=place.config is not None)
+        return replace(place, in_folder=place.config is not None)
     if (folder / "vae").is_dir():
         place = _folder(folder / "vae", weights)
         return replace(place, why=(f"{folder.name} is a whole pipeline: its subfolder `vae` is read", *place.why))
@@ -96,20 +94,16 @@ def _choose(folder: Path, weights: str | None) -> Path | None:
         return None
     found = sorted(item for item in folder.iterdir() if item.is_file() and item.suffix.lower() in SUFFIXES)
     # The two halves of a TAESD are one network: naming either is enough.
-    rest = [item for item in found if "encoder" not in item.name or twin(item, found) is None]
+    stems = {item.stem for item in found}
+    rest = [item for item in found if "encoder" not in item.name or stems.isdisjoint(twin_stems(item))]
     if len(rest) > 1:
         listed = ", ".join(item.name for item in found[:6]) + (", ..." if len(found) > 6 else "")
         raise CheckpointError(f"{folder}: holds several weight files ({listed}); name the one that is meant")
     return rest[0] if rest else None
 
 
-def twin(file: Path, among: list[Path]) -> Path | None:
-    """The other half of a two-file network among the given files: taesd_encoder.pth <-> taesd_decoder.safetensors."""
-    return next((item for item in among if item.stem in twin_stems(file)), None)
-
-
 def twin_stems(file: Path) -> tuple[str, ...]:
-    """File names, without extension, under which the other half of a two-file network is looked for."""
+    """Names, without extension, of the other half of a two-file network: taesd_encoder.pth -> taesd_decoder."""
     stem = file.stem
     swaps = (("encoder", "decoder"), ("decoder", "encoder"), ("Encoder", "Decoder"), ("Decoder", "Encoder"))
     return tuple(new.join(stem.rsplit(old, 1)) for old, new in swaps if old in stem)
@@ -120,7 +114,7 @@ def _file(file: Path) -> Place:
     standard = file.name.startswith((STEM, "diffusion_flax_model"))
     if not config.is_file():
         return Place((file,))
-    return Place((file,), config, config_is_ours=standard, in_folder=standard)
+    return Place((file,), config, in_folder=standard)
 
 
 def _json(file: Path) -> Place:
@@ -133,22 +127,19 @@ def _json(file: Path) -> Place:
 
 def _index(index: Path) -> Place:
     weight_map = read_object(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index}: has no `weight_map`, so it is no index of shards")
-    names = sorted({name for name in weight_map.values() if isinstance(name, str)})
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(n, str) for n in weight_map.values()):
+        raise CheckpointError(f"{index}: has no `weight_map` of names to files, so it is no index of shards")
+    names = sorted(set(weight_map.values()))
     for name in names:
         # A shard lies beside its index; a path that leads elsewhere is not followed.
         if Path(name).name != name:
             raise CheckpointError(f"{index}: names the shard {name!r}, which is no plain file name")
         if not (index.parent / name).is_file():
             raise CheckpointError(f"{index}: names the shard {name}, which is not in {index.parent}; download it too")
-    if not names or not all(isinstance(name, str) for name in weight_map.values()):
-        raise CheckpointError(f"{index}: its `weight_map` does not map names to files")
     config = index.parent / CONFIG
     return Place(
         tuple(index.parent / name for name in names),
         config if config.is_file() else None,
-        config_is_ours=True,
         index=index,
         weight_map=tuple(weight_map.items()),
         in_folder=True,

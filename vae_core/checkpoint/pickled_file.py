@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,8 @@ def _inert(full_name: str) -> type:
 
 
 # What pytorch-lightning left beside the state dict in the checkpoints of SD 1.x (sd-v1-4.ckpt and its fine-tunes).
-_BOOKKEEPING = {
-    name: _inert(name)
+_BOOKKEEPING = [
+    _inert(name)
     for name in (
         "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
         "pytorch_lightning.utilities.types._Metadata",
@@ -48,7 +48,7 @@ _BOOKKEEPING = {
         "numpy.dtype",
         "numpy.dtypes.Float64DType",
     )
-}
+]
 
 
 def read_pickled(path: Path) -> Source:
@@ -70,20 +70,13 @@ def _opened(path: Path, nesting: tuple[str, ...]) -> Iterator[Read]:
 
 
 def _load(path: Path, device: str) -> Any:
+    allowing = getattr(torch.serialization, "safe_globals", nullcontext)  # since torch 2.5
     try:
-        return _torch_load(path, device)
-    except pickle.UnpicklingError as error:
-        name = _refused_name(error)
-        if name not in _BOOKKEEPING or not hasattr(torch.serialization, "safe_globals"):  # since torch 2.5
-            raise CheckpointError(_refusal(path, name, error)) from None
-    except Exception as error:  # a malformed pickle can raise anything at all
-        raise CheckpointError(_damage(path, error)) from None
-    try:
-        with torch.serialization.safe_globals(list(_BOOKKEEPING.values())):
+        with allowing(_BOOKKEEPING):
             return _torch_load(path, device)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(_refusal(path, _refused_name(error), error)) from None
-    except Exception as error:
+        raise CheckpointError(_refusal(path, error)) from None
+    except Exception as error:  # a malformed pickle can raise anything at all
         raise CheckpointError(_damage(path, error)) from None
 
 
@@ -96,16 +89,12 @@ def _torch_load(path: Path, device: str) -> Any:
         return torch.load(path if mapped else file, map_location=device, weights_only=True, mmap=mapped)
 
 
-def _refused_name(error: Exception) -> str | None:
-    found = re.search(r"GLOBAL (\S+)", str(error))
-    return found.group(1) if found else None
-
-
-def _refusal(path: Path, name: str | None, error: Exception) -> str:
-    if name is None:
+def _refusal(path: Path, error: Exception) -> str:
+    refused = re.search(r"GLOBAL (\S+)", str(error))
+    if refused is None:
         return _damage(path, error)
     return (
-        f"{path}: holds Python code or objects (`{name}`) and not tensors alone; nothing of it was run; "
+        f"{path}: holds Python code or objects (`{refused.group(1)}`) and not tensors alone; nothing of it was run; "
         "get it as .safetensors, or save its state dict alone"
     )
 

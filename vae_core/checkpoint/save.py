@@ -18,12 +18,11 @@ from ..spec import KL, KL_FLUX2, TINY
 from ..whole_files import whole
 from .config import OWN_CONFIG
 from .flax_file import write_flax
-from .keymaps import FLAX, LDM, LDM_FLUX2, TAESD, Keymap
+from .keymaps import FLAX, LDM, LDM_FLUX2, TAESD, Keymap, last_level
 from .locate import CONFIG, FLAX_NAME, STEM, index_name
 from .reader import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES
 
 State = Mapping[str, Tensor]
-_UP_BLOCK = re.compile(r"decoder\.up_blocks\.(\d+)\.")
 _FLAX_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -70,7 +69,7 @@ def save_diffusers(
 
 def save_ldm(
     file: str | Path,
-    config: Mapping[str, Any],
+    config: Mapping[str, Any] | None,
     state_dict: State,
     *,
     variant: str | None = None,
@@ -79,7 +78,8 @@ def save_ldm(
 ) -> tuple[Path, ...]:
     """Writes one file with the names of latent-diffusion, attention as 1x1 convolutions (.safetensors, .ckpt, .pt).
 
-    `variant`, a name of `spec.VARIANTS`, and `config` are kept in the metadata, where `open_checkpoint` finds them.
+    `config` and `variant`, a name of `spec.VARIANTS`, are kept in the metadata, where `open_checkpoint` finds them;
+    without `config`, neither: a guess should not be taken for a fact by the next reader.
     `prefix` is "first_stage_model." or "vae." for use in a full checkpoint. Raises InputError for a tiny VAE.
     """
     network = KL_FLUX2 if "bn.running_mean" in state_dict else KL
@@ -148,9 +148,8 @@ def _made(folder: str | Path) -> Path:
 
 
 def _spelled(keymap: Keymap, state_dict: State, prefix: str = "") -> dict[str, Tensor]:
-    levels = [int(match.group(1)) for match in map(_UP_BLOCK.match, state_dict) if match]
-    last_level = max(levels, default=0)
-    pairs = (keymap.theirs(name, tensor, last_level) for name, tensor in state_dict.items())
+    last = last_level(state_dict)
+    pairs = (keymap.theirs(name, tensor, last) for name, tensor in state_dict.items())
     return {prefix + key: tensor for key, tensor in pairs}
 
 
@@ -164,15 +163,16 @@ def _config_text(network: str, config: Mapping[str, Any], **notes: Any) -> str:
 
 
 def _write_single(
-    file: Path, network: str, config: Mapping[str, Any], state: State, variant: str | None, overwrite: bool
+    file: Path, network: str, config: Mapping[str, Any] | None, state: State, variant: str | None, overwrite: bool
 ) -> tuple[Path, ...]:
     suffix = file.suffix.lower()
     if suffix not in SAFETENSORS_SUFFIXES + PICKLE_SUFFIXES:
         expected = ", ".join(SAFETENSORS_SUFFIXES + PICKLE_SUFFIXES)
         raise InputError(f"{file}: its name should end in one of {expected}")
     notes = {} if variant is None else {"_variant": variant}
+    metadata = {} if config is None else {OWN_CONFIG: _config_text(network, config, **notes)}
     with whole(file, overwrite=overwrite) as part:
-        _write_weights(part, suffix, state, {OWN_CONFIG: _config_text(network, config, **notes)})
+        _write_weights(part, suffix, state, metadata)
     return (file,)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,11 @@ def fitting_names(file: Path, network: str, shapes: Shapes) -> tuple[str, ...]:
         return tuple(row.name for row in fitting(network, infer_config(file, network, shapes)))
     except CheckpointError:
         return ()
+
+
+def share_convention(names: Iterable[str]) -> bool:
+    """True if these variants agree on how a raw latent becomes the model's."""
+    return len({tuple(VARIANTS[name].config.get(field) for field in CONVENTION) for name in names}) <= 1
 
 
 def choose(
@@ -225,7 +230,7 @@ def _check_groups(file: Path, config: Mapping[str, Any]) -> None:
     groups = config.get("norm_num_groups", 1)
     widths = config.get("block_out_channels", ()) + (config.get("decoder_block_out_channels") or ())
     odd = [width for width in widths if width % groups]
-    if odd and "norm_num_groups" in config:
+    if odd:
         raise CheckpointError(
             f"{file}: {odd[0]} channels cannot be split into norm_num_groups {groups}, which no tensor shows; "
             "put a config.json that states norm_num_groups beside the file"

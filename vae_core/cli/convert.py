@@ -26,6 +26,8 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     opened = open_checkpoint(options.input, variant=options.variant)
+    if opened.candidates:
+        console.note(f"{options.input}: {opened.why[-1]}")
     written = _save(opened, options.output, options.to, options.force)
     console.say(f"{options.input} ({opened.variant.title}, {opened.layout}) → {', '.join(map(str, written))}")
     return {"input": options.input, "outputs": [str(path) for path in written], "variant": opened.variant.name}
@@ -37,4 +39,6 @@ def _save(opened: Checkpoint, output: str, layout: str, overwrite: bool) -> tupl
         return save_diffusers(output, opened.variant.network, opened.config, weights, overwrite=overwrite)
     if layout == "flax":
         return save_flax(output, opened.config, weights, overwrite=overwrite)
-    return save_ldm(output, opened.config, weights, variant=opened.variant.name, overwrite=overwrite)
+    config = opened.config if opened.config_is_known else None
+    variant = None if opened.candidates else opened.variant.name
+    return save_ldm(output, config, weights, variant=variant, overwrite=overwrite)

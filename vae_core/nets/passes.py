@@ -83,6 +83,11 @@ OnTile = Callable[[Tile, Place], Tensor]
 class Op:
     """One operation of a pass; the defaults describe a pixel-wise one that keeps the channels."""
 
+    @property
+    def name(self) -> str:
+        """For people."""
+        return type(self).__name__
+
     align: int = 1
     """Output regions start and stop at multiples of this."""
     in_place: bool = False
@@ -183,7 +188,7 @@ class Chain:
         return all(op.pixelwise for op in self.ops)
 
     def __str__(self) -> str:
-        return " · ".join(type(op).__name__ for op in self.ops)
+        return " · ".join(str(op.name) for op in self.ops) or "foreign function"
 
 
 @dataclass

@@ -90,5 +90,5 @@ def whole_run(trace: Trace, element_bytes: int) -> Footprint:
         else:
             inside = 2 * prod(p.shape) * element_bytes
         peak = max(peak, held + inside)
-        live = {f for f in (*live, p.makes) if last[f] > i}
+        live = {f for f in (*live, p.makes) if last[f] > i or f == 0}  # the caller holds the input
     return Footprint(peak, 0)

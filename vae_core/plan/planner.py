@@ -1,212 +1,126 @@
-"""From a trace and a budget to a plan: integers only, printable, the same for the same input.
+"""From traces and a budget to a plan: integers only, the same for the same input.
 
-The ladder, first rung that fits wins: the whole picture at once; streamed over tiles, from large to small, Fields on the device;
-the same with the Fields in host memory. Below the last rung stands a refusal that says what would be needed.
+The ladder, first rung that fits wins: everything at once; one image of a batch at a time; streamed over tiles, from large to
+small, Fields on the device; the same with the Fields in host memory. Below the last rung stands a refusal that says what would be
+needed.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterator
+from math import prod
+from typing import NamedTuple
 
 from ..errors import BudgetError
-from ..geometry import tile_kinds
-from ..schedule import Step, Steps
-from .footprint import Footprint, streamed, whole_run
-from .trace import Trace, TracedPass
+from ..schedule import Steps
+from .footprint import streamed, whole_run
+from .plan import Budget, Plan, Rung, readable
+from .steps import streamed_operations, streamed_steps, whole_steps
+from .trace import Trace
 
 TILES = (2048, 1024, 512, 256, 128, 64, 32)
 """Edges in cells, largest first. Equal tile shapes keep the convolution kernels' caches warm, so there are few."""
 
 
-@dataclass(frozen=True)
-class Budget:
-    """Bytes that a run may use, weights included. `host_bytes` is None where device and host are one memory."""
+class Way(NamedTuple):
+    """A rung with the steps that carry it out."""
 
-    device_bytes: int
-    host_bytes: int | None = None
-
-    @property
-    def one_memory(self) -> bool:
-        return self.host_bytes is None
-
-
-@dataclass(frozen=True)
-class Rung:
-    """One way of running, and whether it fits."""
-
-    name: str
-    tile: int | None
-    device_bytes: int
-    host_bytes: int
-    operations: int
-    fits: bool
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a decode or encode is run, and what it is predicted to need."""
-
-    rung: str
-    tile: int | None
-    """Cells along the edge of a tile of each pass's output; None for the whole picture."""
-    steps: Steps | None
-    """What a streamed run obeys; None for the whole picture."""
-    device_bytes: int
-    """Predicted peak on the device, weights included."""
-    host_bytes: int
-    """Predicted peak in host memory where that is another memory, else 0."""
-    operations: int
-    """Floating-point operations as torch counts them: two per multiply-add."""
-    exact: bool
-    images: int
-    """Images of the batch that run at once."""
-    limit_bytes: int | None
-    rungs: tuple[Rung, ...]
-    """Every rung that was weighed, best first."""
-
-    def table(self) -> str:
-        """The rungs as text, one line each, the chosen one marked."""
-        head = f"{'':2}{'rung':<28}{'tile':>6}{'device':>12}{'host':>12}{'operations':>14}  fits"
-        rows = [head]
-        for rung in self.rungs:
-            mark = "→ " if (rung.name, rung.tile) == (self.rung, self.tile) else "  "
-            tile = "-" if rung.tile is None else str(rung.tile)
-            rows.append(
-                f"{mark}{rung.name:<28}{tile:>6}{readable(rung.device_bytes):>12}{readable(rung.host_bytes):>12}"
-                f"{rung.operations / 1e12:>11.3f} T   {'yes' if rung.fits else 'no'}"
-            )
-        return "\n".join(rows)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; without the steps."""
-        values = asdict(self)
-        del values["steps"]
-        return values
-
-
-def readable(count: int) -> str:
-    """Bytes for people: "1.25 GiB"."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count} B"
+    rung: Rung
+    steps: Steps
 
 
 def plan(
     trace: Trace,
     budget: Budget | None,
     *,
-    resident_bytes: int,
+    weight_bytes: int,
     element_bytes: int,
+    one: Trace | None = None,
     tile: int | None = None,
-    whole: bool | None = None,
+    whole: bool = False,
 ) -> Plan:
     """The first rung of the ladder that fits the budget.
 
-    `resident_bytes` is on the device whatever the rung: the weights, and what else a batch holds. `tile` allows streamed rungs
-    of that edge only; `whole=True` allows the whole picture only, whatever the budget, and `whole=False` everything else.
-    Raises BudgetError, saying what the smallest rung needs, when none fits.
+    `one` is the trace of a single image where `trace` is of a batch. `tile` allows streamed rungs of that edge only;
+    `whole` allows everything at once only, whatever the budget. Raises BudgetError, saying what the smallest rung needs,
+    when none fits.
     """
-    candidates = _ladder(trace, budget, tile, whole)
-    weighed: list[tuple[Rung, Steps | None]] = []
-    for name, edge, steps in candidates:
-        one_memory = budget is None or budget.one_memory
-        peak = whole_run(trace, element_bytes) if steps is None else streamed(trace, steps, element_bytes, one_memory)
-        peak = Footprint(peak.device + resident_bytes, peak.host)
-        fits = budget is None or whole is True or _fits(peak, budget)
-        operations = trace.operations if steps is None else streamed_operations(trace, steps)
-        weighed.append((Rung(name, edge, peak.device, peak.host, operations, fits), steps))
-    weighed = _without_pointless(weighed)
-    rungs = tuple(rung for rung, _ in weighed)
-    for rung, steps in weighed:
-        if rung.fits:
-            limit = None if budget is None else budget.device_bytes
-            return Plan(
-                rung=rung.name,
-                tile=rung.tile,
-                steps=steps,
-                device_bytes=rung.device_bytes,
-                host_bytes=rung.host_bytes,
-                operations=rung.operations,
-                exact=True,
-                images=trace.shapes[0][0],
-                limit_bytes=limit,
-                rungs=rungs,
-            )
+    ladder = Ladder(trace, one if one is not None and trace.images > 1 else trace, budget, weight_bytes, element_bytes)
+    ways = [ladder.whole(trace)] if whole else list(ladder.ways(tile))
+    rungs = tuple(way.rung for way in ways)
+    for rung, steps in ways:
+        if rung.fits or whole:
+            return Plan(rung, steps, None if budget is None else budget.device_bytes, rungs)
     assert budget is not None
     raise BudgetError(_refusal(rungs, budget))
 
 
-def _without_pointless(weighed: list[tuple[Rung, Steps | None]]) -> list[tuple[Rung, Steps | None]]:
-    """Without streamed rungs that need as much of the device as the whole picture does at once."""
-    first = weighed[0][0]
-    if first.tile is not None:
-        return weighed
-    return [weighed[0], *(pair for pair in weighed[1:] if pair[0].device_bytes < first.device_bytes)]
+def plan_blend(
+    trace: Trace, tile: Trace, tiles: int, tile_px: int, budget: Budget, *, weight_bytes: int, element_bytes: int
+) -> Plan:
+    """Overlap-and-blend: `tiles` whole runs like `tile`, beside the input and two copies of the result of `trace`."""
+    held = (prod(trace.shapes[0]) + 2 * prod(trace.shapes[-1])) * element_bytes + weight_bytes
+    peak = whole_run(tile, element_bytes).device + held
+    fits = peak <= budget.device_bytes
+    rung = Rung("blend (approximate)", tile_px, trace.images, peak, 0, tile.operations * tiles, fits, exact=False)
+    if not fits:
+        raise BudgetError(
+            f"blending tiles of {tile_px} px needs {readable(peak)}, and the limit is {readable(budget.device_bytes)}; "
+            'choose a smaller tile, or mode="exact", which needs less'
+        )
+    return Plan(rung, (), budget.device_bytes, (rung,))
 
 
-def _fits(peak: Footprint, budget: Budget) -> bool:
-    return peak.device <= budget.device_bytes and (budget.host_bytes is None or peak.host <= budget.host_bytes)
+class Ladder:
+    """The rungs for one input, each weighed against the budget."""
 
+    def __init__(self, trace: Trace, one: Trace, budget: Budget | None, weight_bytes: int, element_bytes: int):
+        self.trace, self.one, self.budget = trace, one, budget
+        self.weight_bytes, self.element_bytes = weight_bytes, element_bytes
+        self.one_memory = budget is None or budget.host_bytes is None
 
-def _ladder(
-    trace: Trace, budget: Budget | None, tile: int | None, whole: bool | None
-) -> list[tuple[str, int | None, Steps | None]]:
-    if whole is True:
-        return [("whole", None, None)]
-    largest = max(max(p.shape[2:]) for p in trace.passes)
-    edges = (tile,) if tile is not None else tuple(t for t in TILES if t < largest) or (TILES[-1],)
-    ladder: list[tuple[str, int | None, Steps | None]] = []
-    if tile is None and whole is not False:
-        ladder.append(("whole", None, None))
-    ladder += [("streamed", edge, steps_for(trace, edge, on_host=False)) for edge in edges]
-    if budget is not None and not budget.one_memory:
-        ladder += [("streamed, Fields on the host", edge, steps_for(trace, edge, on_host=True)) for edge in edges]
-    return ladder
+    def ways(self, tile: int | None) -> Iterator[Way]:
+        """Best first; streamed rungs only if they need less of the device than the rungs above them."""
+        least = None
+        if tile is None:
+            for trace in dict.fromkeys((self.trace, self.one)):
+                way = self.whole(trace)
+                least = way.rung.device_bytes
+                yield way
+        for on_host in (False,) if self.one_memory else (False, True):
+            for edge in (tile,) if tile is not None else self._edges():
+                way = self.streamed(edge, on_host)
+                if least is None or way.rung.device_bytes < least:
+                    yield way
 
+    def whole(self, trace: Trace) -> Way:
+        """All of an image, or of the batch, at once."""
+        peak = whole_run(trace, self.element_bytes)
+        name = "whole" if trace is self.trace else "whole, image by image"
+        return Way(self._rung(name, None, trace, peak.device, 0, trace.operations), whole_steps(trace))
 
-def steps_for(trace: Trace, edge: int, on_host: bool) -> Steps:
-    """A step for every pass: tiles of `edge` cells, memory reused and given back at once."""
-    last, normalised = trace.last_use(), trace.normalised()
-    steps = []
-    for i, p in enumerate(trace.passes):
-        overwrites = _overwritten(trace, p, i, last)
-        frees = tuple(f for f in {p.enters, *p.reads, *p.reads_all} if f > 0 and last[f] == i and f != overwrites)
-        steps.append(Step(_tile(p, edge), on_host, overwrites, tuple(sorted(frees)), p.makes in normalised))
-    return tuple(steps)
+    def streamed(self, edge: int, on_host: bool) -> Way:
+        """Image by image, over tiles."""
+        steps = streamed_steps(self.one, edge, on_host)
+        peak = streamed(self.one, steps, self.element_bytes, self.one_memory)
+        name = "streamed, Fields on the host" if on_host else "streamed"
+        return Way(
+            self._rung(name, edge, self.one, peak.device, peak.host, streamed_operations(self.one, steps)), steps
+        )
 
+    def _edges(self) -> tuple[int, ...]:
+        largest = max(max(p.shape[2:]) for p in self.one.passes)
+        return tuple(edge for edge in TILES if edge < largest) or TILES[-1:]
 
-def _tile(p: TracedPass, edge: int) -> tuple[int, ...]:
-    """`edge` cells, aligned to what the pass's operations ask for, no larger than the Field."""
-    aligned = max(edge // p.chain.align, 1) * p.chain.align
-    return tuple(min(aligned, size) for size in p.shape[2:])
+    def _rung(self, name: str, edge: int | None, trace: Trace, device: int, host: int, operations: int) -> Rung:
+        parts = self.trace.images // trace.images
+        device += self.weight_bytes + (0 if trace is self.trace else self._batch_bytes())
+        fits = self.budget is None or (device <= self.budget.device_bytes and host <= (self.budget.host_bytes or host))
+        return Rung(name, edge, trace.images, device, host, operations * parts, fits)
 
-
-def _overwritten(trace: Trace, p: TracedPass, i: int, last: list[int]) -> int | None:
-    """A Field that is read here for the last time, and only at the output's own cells, so that the output can take its memory."""
-    for f in p.reads:
-        shape = trace.shapes[f]
-        fits = shape[2:] == p.shape[2:] and shape[1] >= p.shape[1] and f > 0
-        alone = f not in p.reads_all and (f != p.enters or p.chain.pixelwise)
-        if fits and alone and last[f] == i:
-            return f
-    return None
-
-
-def streamed_operations(trace: Trace, steps: Steps) -> int:
-    """Operations over tiles; more than in one piece only where a transposed convolution computes its halo's share."""
-    return sum(_pass_operations(p, step.tile) for p, step in zip(trace.passes, steps, strict=True))
-
-
-def _pass_operations(p: TracedPass, tile: tuple[int, ...]) -> int:
-    total = 0
-    for region, count in tile_kinds(p.shape[2:], tile):
-        for i, (op, place) in enumerate(zip(p.chain.ops, p.chain.places(region, p.stages), strict=True)):
-            read = (1, p.stages[i][1], *(w.span.size for w in place.windows))
-            made = (1, p.stages[i + 1][1], *(span.size for span in place.region))
-            total += op.flops(read, made) * count * p.shape[0]
-    return total
+    def _batch_bytes(self) -> int:
+        """Input and results of a batch, and the results joined."""
+        return (prod(self.trace.shapes[0]) + 2 * prod(self.trace.shapes[-1])) * self.element_bytes
 
 
 def _refusal(rungs: tuple[Rung, ...], budget: Budget) -> str:

@@ -35,12 +35,16 @@ class TracedPass(NamedTuple):
         return self.chain.flops(self.stages)
 
 
-@dataclass
+@dataclass(eq=False)
 class Trace:
     """The passes of one forward, in order; Fields are numbered in order of appearance, 0 is the input."""
 
     passes: list[TracedPass] = field(default_factory=list)
     shapes: list[Shape] = field(default_factory=list)
+
+    @property
+    def images(self) -> int:
+        return self.shapes[0][0]
 
     @property
     def operations(self) -> int:

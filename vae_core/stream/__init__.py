@@ -1,6 +1,8 @@
-"""The streamed run of a network: Fields that live where the plan put them, passes that run tile by tile."""
+"""Running a network as planned: whole, or streamed over tiles with Fields that live where the plan put them."""
 
 from .moments import Moments
-from .run import OnProgress, Progress, Streamed, StreamField
+from .progress import OnProgress, Progress, share
+from .run import Streamed, StreamField, run_streamed
+from .whole import run_whole
 
-__all__ = ["Moments", "OnProgress", "Progress", "StreamField", "Streamed"]
+__all__ = ["Moments", "OnProgress", "Progress", "StreamField", "Streamed", "run_streamed", "run_whole", "share"]

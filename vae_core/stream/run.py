@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -13,19 +13,7 @@ from ..geometry import Region, grid, slices
 from ..nets.passes import Chain, Field, Op, Shape, Tile
 from ..schedule import Step, Steps
 from .moments import Moments
-
-
-class Progress(NamedTuple):
-    """What a progress callback is told besides operations done and in all."""
-
-    pass_index: int
-    passes: int
-    tile_index: int
-    tiles: int
-    name: str
-
-
-OnProgress = Callable[[int, int, Progress], None]
+from .progress import OnProgress, ProgressMeter
 
 
 @dataclass
@@ -77,14 +65,13 @@ class _Source:
 class Streamed:
     """One run of one network over one input. Values only: two runs never meet.
 
-    `progress(done, total, info)` is called after every tile, in operations; whatever it raises ends the run. `operations` are
-    those of the network in one piece, as its trace counts them.
+    `progress(done, total, info)` is called after every tile, in operations; whatever it raises ends the run.
     """
 
-    def __init__(self, steps: Steps, device: torch.device, operations: int, progress: OnProgress | None = None):
-        self.steps, self.device, self.operations, self.progress = steps, device, operations, progress
+    def __init__(self, steps: Steps, device: torch.device, progress: OnProgress | None = None):
+        self.steps, self.device = steps, device
+        self.meter = ProgressMeter(steps, progress)
         self.fields: list[StreamField] = []
-        self.done = 0
 
     def enter(self, data: Tensor) -> StreamField:
         """The network's input, `b c …`, as the first Field; it is never written."""
@@ -94,7 +81,6 @@ class Streamed:
         """One pass."""
         step = self._step()
         stages = chain.stages(x.shape)
-        operations = chain.flops(stages)
         out = self._allocate(stages[-1], step)
         source = _Source(x, self.device)
         on_tiles = [op.bind(source) for op in chain.ops]
@@ -110,8 +96,7 @@ class Streamed:
             out.part(image, region).copy_(data)
             if out.moments is not None:
                 out.moments.add(image, data)
-            self._report(chain, operations, number, len(regions))
-        self.done += operations
+            self.meter.tile(len(self.fields) - 2, number, len(regions))
         self._free(step)
         return out
 
@@ -125,6 +110,7 @@ class Streamed:
             out.data[image].copy_(data[image])  # type: ignore[index]
             if out.moments is not None:
                 out.moments.add(image, data[image : image + 1])
+        self.meter.tile(len(self.fields) - 2, 1, 1)
         self._free(step)
         return out
 
@@ -157,9 +143,11 @@ class Streamed:
         for index in given_up:
             self.fields[index].data = None
 
-    def _report(self, chain: Chain, pass_operations: int, number: int, tiles: int) -> None:
-        if self.progress is None:
-            return
-        at = len(self.fields) - 2
-        done = self.done + pass_operations * number // tiles
-        self.progress(done, self.operations, Progress(at, len(self.steps), number, tiles, str(chain)))
+
+def run_streamed(
+    forward: Callable[[Field], Field], x: Tensor, steps: Steps, device: torch.device, progress: OnProgress | None = None
+) -> Tensor:
+    """`forward` over tiles, as the steps say: `x` on the device, the result where the last step puts it."""
+    made = cast(StreamField, forward(Streamed(steps, device, progress).enter(x))).data
+    assert made is not None
+    return made

@@ -1,0 +1,526 @@
+"""vae_core.VAE: what it decodes, encodes and refuses, its latent conventions, and the plans that it makes and keeps."""
+
+from __future__ import annotations
+
+import gc
+import json
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from meter import Meter
+from tiny_nets import NAMES, relative_error, tiny_net
+from torch import Tensor
+
+import vae_core
+from vae_core.spec import VARIANTS
+
+EQUAL = 1e-5
+"""Relative, float32: whole and streamed, or one image and a batch."""
+
+
+def tiny_vae(name: str = "sdxl", dtype: torch.dtype = torch.float32) -> vae_core.VAE:
+    return vae_core.VAE.of(tiny_net(name, dtype), VARIANTS[name])
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def some_latents(vae: vae_core.VAE, h: int, w: int, batch: int = 1) -> Tensor:
+    return torch.randn(batch, vae.spec.latent_channels, h, w, generator=seeded())
+
+
+def some_pixels(h: int, w: int, batch: int = 1) -> Tensor:
+    return torch.rand(batch, 3, h, w, generator=seeded()) * 2 - 1
+
+
+def run(vae: vae_core.VAE, direction: str, x: Tensor, **how: Any) -> Tensor:
+    return vae.decode(x, **how) if direction == "decode" else vae.encode(x, **how)
+
+
+DIRECTIONS = pytest.mark.parametrize(("direction", "x"), [("decode", (1, 4, 9, 14)), ("encode", (1, 3, 72, 112))])
+
+
+def an_input(shape: tuple[int, ...]) -> Tensor:
+    return torch.rand(shape, generator=seeded()) * 2 - 1
+
+
+# --- modes ------------------------------------------------------------------------------------------------------------
+
+
+@DIRECTIONS
+def test_exact_is_the_network_whatever_the_tile(direction: str, x: tuple[int, ...]) -> None:
+    vae: Any = tiny_vae()
+    with torch.inference_mode():
+        if direction == "decode":
+            plain = vae.net.decode(an_input(x)).sample.clamp(-1, 1)
+        else:
+            plain = vae.net.encode(an_input(x)).latent_dist.mode()
+    for how in ({}, {"mode": "whole"}, {"tile": 16}, {"tile": 7}, {"tile": 10_000}, {"memory_limit": "2GiB"}):
+        assert relative_error(run(vae, direction, an_input(x), **how), plain) <= EQUAL, how
+
+
+@torch.inference_mode()
+def test_pixels_are_clamped() -> None:
+    vae: Any = tiny_vae()
+    vae.net.decoder.conv_out.weight.data *= 30
+    z = some_latents(vae, 6, 7)
+    assert vae.net.decode(z).sample.abs().max() > 1
+    for how in ({}, {"tile": 16}, {"mode": "blend", "tile": 32}):
+        pixels = vae.decode(z, **how)
+        assert pixels.max() == 1 and pixels.min() == -1
+
+
+@DIRECTIONS
+def test_batches(direction: str, x: tuple[int, ...]) -> None:
+    vae = tiny_vae()
+    batch = an_input((3, *x[1:]))
+    alone = torch.cat([run(vae, direction, one, mode="whole") for one in batch.split(1)])
+    smallest = vae.plan(direction, width=112, height=72, batch=3).rungs[-1].device_bytes  # type: ignore[arg-type]
+    for how in ({}, {"mode": "whole"}, {"tile": 16}, {"memory_limit": smallest}):
+        assert relative_error(run(vae, direction, batch, **how), alone) <= EQUAL, how
+
+
+@pytest.mark.parametrize("name", ["sdxl", "flux2", "taesd", "taef1"])
+@DIRECTIONS
+def test_blend_is_approximate_and_of_the_right_size(name: str, direction: str, x: tuple[int, ...]) -> None:
+    vae: Any = tiny_vae(name)
+    channels = x[1] if direction == "encode" else vae.spec.latent_channels
+    given = an_input((2, channels, *(2 * n for n in x[2:])))
+    exact = run(vae, direction, given)
+    for tile in (64, 128):
+        blended = run(vae, direction, given, mode="blend", tile=tile)
+        assert blended.shape == exact.shape
+        assert 1e-4 < relative_error(blended, exact) < 1
+    # Larger than the picture is not cut at all.
+    assert relative_error(run(vae, direction, given, mode="blend"), exact) <= EQUAL
+
+
+@torch.inference_mode()
+def test_blend_is_tiled_decode() -> None:
+    vae: Any = tiny_vae("flux1")
+    vae.net.tile_sample_min_size, vae.net.tile_latent_min_size = 64, 8
+    z, x = some_latents(vae, 17, 12), some_pixels(136, 96)
+    assert torch.equal(vae.decode(z, mode="blend", tile=64), vae.net.tiled_decode(z).sample.clamp(-1, 1))
+    assert torch.equal(vae.encode(x, mode="blend", tile=64), vae.net.tiled_encode(x).latent_dist.mode())
+
+
+@pytest.mark.parametrize("name", ["sdxl", "taesd"])
+@pytest.mark.parametrize("tile", [16, 72, 104])
+def test_blend_with_any_tile_has_the_right_size(name: str, tile: int) -> None:
+    """The size that is asked for may not divide into latents and overlaps; the one that is taken must."""
+    vae = tiny_vae(name)
+    z, x = some_latents(vae, 21, 15), some_pixels(168, 120)
+    exact = vae.decode(z), vae.encode(x)
+    blended = vae.decode(z, mode="blend", tile=tile), vae.encode(x, mode="blend", tile=tile)
+    for one, other in zip(blended, exact, strict=True):
+        assert one.shape == other.shape
+        assert one.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["sdxl", "taesd"])
+@pytest.mark.parametrize("tile", [16, 64, 96, 100, 128, 192])
+def test_blended_tiles_lie_where_their_pixels_are(name: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that only halves and doubles shows the scheme alone: tiles that lie a pixel beside their place would show."""
+    vae = tiny_vae(name)
+    x, z = torch.linspace(-1, 1, 320).expand(1, 3, 96, 320), some_latents(vae, 12, 40)
+    monkeypatch.setattr(vae.net, "_literal_encode", lambda x: F.avg_pool2d(x, 8).repeat(1, 4, 1, 1)[:, :8])
+    monkeypatch.setattr(vae.net, "_literal_decode", lambda z: F.interpolate(z[:, :3], scale_factor=8.0))
+    made = vae.encode(x, mode="blend", tile=tile)
+    assert torch.allclose(made, F.avg_pool2d(x, 8)[:, :1].expand_as(made), atol=1e-6)
+    made = vae.decode(z, mode="blend", tile=tile)
+    assert torch.allclose(made, F.interpolate(z[:, :3], scale_factor=8.0).clamp(-1, 1), atol=1e-6)
+
+
+@DIRECTIONS
+@pytest.mark.parametrize("how", [{}, {"tile": 32}, {"mode": "whole"}, {"mode": "blend", "tile": 64}], ids=str)
+@pytest.mark.parametrize("name", ["sd1", "taesd"])
+def test_results_have_the_dtype_of_the_network(
+    name: str, how: dict[str, Any], direction: str, x: tuple[int, ...]
+) -> None:
+    vae = tiny_vae(name, torch.bfloat16)
+    assert run(vae, direction, an_input(x).double(), **how).dtype == torch.bfloat16
+
+
+def test_a_network_that_changed_is_planned_anew() -> None:
+    """Another attention processor makes other passes."""
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    vae: Any = tiny_vae()
+    z = some_latents(vae, 9, 14)
+    expected = vae.decode(z)
+    for change in (
+        lambda: vae.net.set_attn_processor(AttnProcessor2_0()),
+        vae.net.set_default_attn_processor,
+        vae.net.fuse_qkv_projections,
+        vae.net.unfuse_qkv_projections,
+    ):
+        change()
+        assert relative_error(vae.decode(z), expected) <= EQUAL
+        assert relative_error(vae.decode(z, tile=16), expected) <= EQUAL
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+BAD_LATENTS = {
+    "rank": torch.zeros(4, 8, 8),
+    "video": torch.zeros(1, 4, 2, 8, 8),
+    "channels": torch.zeros(1, 16, 8, 8),
+    "dtype": torch.zeros(1, 4, 8, 8, dtype=torch.uint8),
+    "no picture": torch.zeros(0, 4, 8, 8),
+    "no width": torch.zeros(1, 4, 8, 0),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_LATENTS)
+def test_latents_that_do_not_fit(kind: str) -> None:
+    bad = BAD_LATENTS[kind]
+    with pytest.raises(vae_core.InputError) as refusal:
+        tiny_vae().decode(bad)
+    text = str(refusal.value)
+    assert "SDXL decodes latents `b z h w` of 4 channels in floating point" in text
+    assert str(tuple(bad.shape)) in text and str(bad.dtype).removeprefix("torch.") in text
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        torch.zeros(3, 64, 64),
+        torch.zeros(1, 4, 64, 64),
+        torch.zeros(1, 3, 64, 64, dtype=torch.int64),
+        torch.zeros(1, 3, 7, 64),
+    ],
+    ids=["rank", "channels", "dtype", "too small"],
+)
+def test_pixels_that_do_not_fit(bad: Tensor) -> None:
+    with pytest.raises(vae_core.InputError, match=r"pixels"):
+        tiny_vae().encode(bad)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"mode": "fast"}, "'fast'"),
+        ({"tile": 0}, "tile 0"),
+        ({"tile": -8}, "tile -8"),
+        ({"memory_limit": "plenty"}, "'plenty'.*2GiB"),
+        ({"memory_limit": "2 GiB or so"}, "not understood"),
+        ({"memory_limit": ""}, "not understood"),
+        ({"memory_limit": 0}, "more than zero"),
+        ({"memory_limit": -1}, "more than zero"),
+        ({"memory_limit": 1.5e9}, "1500000000"),
+    ],
+    ids=lambda v: str(v) if isinstance(v, dict) else "",
+)
+@DIRECTIONS
+def test_options_that_make_no_sense(how: dict[str, Any], words: str, direction: str, x: tuple[int, ...]) -> None:
+    with pytest.raises(vae_core.InputError, match=words):
+        run(tiny_vae(), direction, an_input(x), **how)
+    with pytest.raises(vae_core.InputError, match=words):
+        tiny_vae().plan(direction, width=112, height=72, **how)  # type: ignore[arg-type]
+
+
+def test_a_direction_that_does_not_exist() -> None:
+    with pytest.raises(vae_core.InputError, match="'sideways'"):
+        tiny_vae().plan("sideways", width=112, height=72)  # type: ignore[arg-type]
+
+
+def test_an_unknown_fit() -> None:
+    with pytest.raises(vae_core.InputError, match="'stretch'"):
+        tiny_vae().encode(some_pixels(64, 64), fit="stretch")  # type: ignore[arg-type]
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_limits_are_understood_as_bytes_and_as_text() -> None:
+    vae = tiny_vae()
+    for limit, count in ((3 << 30, 3 << 30), ("1GiB", 1 << 30), ("1.5 gb", 1_500_000_000), ("800M", 800 << 20)):
+        assert vae.plan("decode", width=64, height=64, memory_limit=limit).limit_bytes == count
+
+
+@pytest.mark.parametrize("name", ["sdxl", "flux2", "taesd"])
+@pytest.mark.parametrize("direction", ["decode", "encode"])
+def test_every_limit_is_kept(name: str, direction: str) -> None:
+    """What lives while it runs, weights and input with it, is no more than planned, and the plan no more than the limit."""
+    vae: Any = tiny_vae(name)
+    shape = (3, 128, 160) if direction == "encode" else (vae.spec.latent_channels, 16, 20)
+    given = an_input((2, *shape))
+    expected = run(vae, direction, given)
+    weights = sum(t.numel() * t.element_size() for t in (*vae.net.parameters(), *vae.net.buffers()))
+    rungs = vae.plan(direction, width=160, height=128, batch=2).rungs
+    assert len(rungs) >= 3 and rungs[-1].device_bytes < 0.7 * rungs[0].device_bytes
+    for rung in rungs:
+        limit = rung.device_bytes + 1
+        chosen = vae.plan(direction, width=160, height=128, batch=2, memory_limit=limit)
+        assert (chosen.rung, chosen.tile) == (rung.name, rung.tile)
+        with Meter(vae.net) as meter:
+            made = run(vae, direction, given, memory_limit=limit)
+        assert relative_error(made, expected) <= EQUAL
+        assert meter.peak["cpu"] + weights <= chosen.device_bytes <= limit, chosen.rung
+    with pytest.raises(vae_core.BudgetError):
+        run(vae, direction, given, memory_limit=rungs[-1].device_bytes - 1)
+
+
+def test_nothing_fits() -> None:
+    vae = tiny_vae()
+    least = min(rung.device_bytes for rung in vae.plan("decode", width=512, height=512).rungs)
+    with pytest.raises(vae_core.BudgetError) as refusal:
+        vae.decode(some_latents(vae, 64, 64), memory_limit=100_000)
+    needed = f"{least / 2**20:.2f} MiB"
+    assert f"needs at least {needed}" in str(refusal.value) and "the limit is 97.66 KiB" in str(refusal.value)
+    assert "raise the memory limit" in str(refusal.value)
+    with pytest.raises(vae_core.BudgetError, match="smaller tile"):
+        vae.decode(some_latents(vae, 64, 64), mode="blend", tile=256, memory_limit=1_000_000)
+
+
+@DIRECTIONS
+def test_plans(direction: str, x: tuple[int, ...]) -> None:
+    vae: Any = tiny_vae()
+    for batch in (1, 3):
+        plan = vae.plan(direction, width=640, height=480, batch=batch, memory_limit="1GiB")
+        needs = [rung.device_bytes for rung in plan.rungs]
+        assert len(needs) > 2 and needs == sorted(needs, reverse=True) and len(set(needs)) == len(needs)
+        assert plan.chosen is plan.rungs[0] and plan.rung == "whole" and plan.tile is None and plan.exact
+        for rung in plan.rungs:
+            lower = vae.plan(direction, width=640, height=480, batch=batch, memory_limit=rung.device_bytes)
+            assert (lower.rung, lower.tile) == (rung.name, rung.tile)
+            assert lower.limit_bytes == lower.device_bytes == rung.device_bytes
+            assert [r.fits for r in lower.rungs] == [r.device_bytes <= rung.device_bytes for r in lower.rungs]
+        assert plan == vae.plan(direction, width=640, height=480, batch=batch, memory_limit="1GiB")
+        read = json.loads(json.dumps(plan.to_dict()))
+        assert read["rung"] == "whole" and read["limit_bytes"] == 1 << 30 and len(read["rungs"]) == len(needs)
+        assert "→ whole" in plan.table() and len(plan.table().splitlines()) == len(needs) + 1
+    blend = vae.plan(direction, width=640, height=480, mode="blend", tile=256)
+    assert not blend.exact and blend.tile == 256
+    assert json.loads(json.dumps(blend.to_dict()))["exact"] is False
+
+
+def test_a_plan_is_of_the_size_that_is_run() -> None:
+    """Sizes that are no multiple of the scale: encode crops, decode makes at least that many pixels."""
+    vae = tiny_vae()
+    crop = vae.plan("encode", width=71, height=64)
+    assert crop.device_bytes == vae.plan("encode", width=64, height=64).device_bytes
+    assert vae.plan(width=65, height=64).rungs == vae.plan(width=72, height=64).rungs
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+HOWS: tuple[dict[str, Any], ...] = ({"mode": "whole"}, {"tile": 30}, {"tile": 64}, {"mode": "blend", "tile": 64})
+
+
+@pytest.mark.parametrize("how", HOWS, ids=str)
+@pytest.mark.parametrize("batch", [1, 3])
+@DIRECTIONS
+def test_progress(how: dict[str, Any], batch: int, direction: str, x: tuple[int, ...]) -> None:
+    told: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int, info: vae_core.Progress) -> None:
+        assert 0 <= info.pass_index < info.passes and 1 <= info.tile_index <= info.tiles and info.name
+        told.append((done, total))
+
+    vae = tiny_vae()
+    run(vae, direction, an_input((batch, *x[1:])), progress=progress, **how)
+    done, total = [d for d, _ in told], {t for _, t in told}
+    assert len(total) == 1 and len(told) > 3
+    assert done == sorted(done) and done[0] >= 0 and done[-1] == total.pop()
+
+
+def test_progress_of_a_foreign_processor() -> None:
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    vae: Any = tiny_vae()
+    vae.net.set_attn_processor(AttnProcessor2_0())
+    for how in HOWS:
+        told: list[tuple[int, int]] = []
+        vae.decode(some_latents(vae, 9, 14), progress=lambda d, t, _, told=told: told.append((d, t)), **how)
+        assert told[-1][0] == told[-1][1] and told == sorted(told)
+
+
+class Stop(Exception):
+    """What a host raises to cancel."""
+
+
+@pytest.mark.parametrize("how", HOWS, ids=str)
+def test_cancelling_leaves_no_memory(how: dict[str, Any]) -> None:
+    vae: Any = tiny_vae()
+    z = some_latents(vae, 12, 12, batch=2)
+    calls = 0
+
+    def progress(done: int, total: int, info: vae_core.Progress) -> None:
+        nonlocal calls
+        calls += 1
+        if done > total // 2:
+            raise Stop
+
+    with Meter(vae.net) as meter:
+        kept = z.clone()
+        before = dict(meter.live())
+        with pytest.raises(Stop):
+            vae.decode(kept, progress=progress, **how)
+        gc.collect()
+        assert meter.peak["cpu"] > 10 * before["cpu"]
+        assert dict(meter.live()) == before
+    assert calls > 1
+    assert torch.equal(kept, z)
+    assert vae.decode(z, **how).isfinite().all(), "the next run is not disturbed"
+
+
+def test_nothing_is_left_after_a_run() -> None:
+    vae: Any = tiny_vae()
+    z = some_latents(vae, 12, 12)
+    for how in HOWS:
+        with Meter(vae.net) as meter:
+            vae.decode(z, **how)
+            assert sum(meter.live().values()) <= z.nbytes, how  # the input itself, seen through its views
+
+
+# --- fitting pictures to latents --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sdxl", "flux2", "taesd"])
+def test_crop_is_centred(name: str) -> None:
+    vae = tiny_vae(name)
+    mh, mw = vae.spec.multiple
+    x = some_pixels(2 * mh + 5, 3 * mw + mw - 1, batch=2)
+    top, left = 5 // 2, (mw - 1) // 2
+    cropped = x[..., top : top + 2 * mh, left : left + 3 * mw]
+    assert torch.equal(vae.encode(x), vae.encode(cropped))
+    assert torch.equal(vae.encode(x, fit="crop"), vae.encode(x))
+
+
+@pytest.mark.parametrize("name", ["sdxl", "flux2", "taesd"])
+def test_pad_loses_no_pixel(name: str) -> None:
+    vae = tiny_vae(name)
+    (mh, mw), (h, w) = vae.spec.multiple, (37, 70)
+    x = some_pixels(h, w, batch=2)
+    below, right = -h % mh, -w % mw
+    padded = torch.cat([x, x[..., -1:, :].expand(-1, -1, below, -1)], dim=-2)
+    padded = torch.cat([padded, padded[..., -1:].expand(-1, -1, -1, right)], dim=-1)
+    z = vae.encode(x, fit="pad")
+    assert torch.equal(z, vae.encode(padded))
+    back = vae.decode(z, size=(h, w))
+    assert back.shape == x.shape
+    assert torch.equal(back, vae.decode(z)[..., :h, :w])
+
+
+def test_sizes_that_fit_are_left_alone() -> None:
+    vae = tiny_vae()
+    x = some_pixels(32, 48)
+    assert torch.equal(vae.encode(x, fit="pad"), vae.encode(x, fit="crop"))
+
+
+def test_inputs_are_not_written() -> None:
+    vae = tiny_vae("taesd")
+    x, z = some_pixels(67, 69), some_latents(vae, 9, 8)
+    kept = x.clone(), z.clone()
+    for how in HOWS:
+        vae.encode(x, **how)
+        vae.decode(z, **how)
+    assert torch.equal(x, kept[0]) and torch.equal(z, kept[1])
+
+
+# --- posterior --------------------------------------------------------------------------------------------------------
+
+
+def test_sample_and_mean() -> None:
+    vae: Any = tiny_vae()
+    x = some_pixels(48, 40, batch=2)
+    with torch.inference_mode():
+        posterior = vae.net.encode(x).latent_dist
+    assert torch.equal(vae.encode(x, mode="whole"), posterior.mode())
+    drawn = vae.encode(x, mode="whole", sample=True, generator=seeded(4))
+    assert torch.equal(drawn, posterior.sample(seeded(4)))
+    assert relative_error(vae.encode(x, tile=16, sample=True, generator=seeded(4)), drawn) <= EQUAL
+    assert not torch.equal(vae.encode(x, sample=True, generator=seeded(5)), drawn)
+    assert not torch.equal(vae.encode(x, sample=True), vae.encode(x, sample=True))
+
+
+# --- the diffusion model's space --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_normalize_and_denormalize_undo_each_other(name: str) -> None:
+    vae = tiny_vae(name, torch.float64)
+    shake_batch_norm(vae)
+    z = torch.randn(2, vae.spec.latent_channels, 6, 4, dtype=torch.float64, generator=seeded())
+    model = vae.normalize(z)
+    ph, pw = vae.spec.patch
+    assert model.shape == (2, vae.spec.packed_channels, 6 // ph, 4 // pw)
+    assert torch.allclose(vae.denormalize(model), z, rtol=0, atol=1e-12)
+    assert torch.allclose(vae.normalize(vae.denormalize(model)), model, rtol=0, atol=1e-12)
+
+
+SCALE_AND_SHIFT = {
+    "sd1": (0.18215, 0.0),
+    "sd2": (0.18215, 0.0),
+    "sdxl": (0.13025, 0.0),
+    "sd3": (1.5305, 0.0609),
+    "flux1": (0.3611, 0.1159),
+    "x4-upscaler": (0.08333, 0.0),
+    **dict.fromkeys(("taesd", "taesdxl", "taesd3", "taef1", "taef2"), (1.0, 0.0)),
+}
+"""ARCHITECTURES.md §1.6, §3.1 and §3.8."""
+
+
+@pytest.mark.parametrize("name", SCALE_AND_SHIFT)
+def test_normalize_by_scale_and_shift(name: str) -> None:
+    vae = tiny_vae(name, torch.float64)
+    scale, shift = SCALE_AND_SHIFT[name]
+    z = torch.randn(2, vae.spec.latent_channels, 6, 4, dtype=torch.float64, generator=seeded())
+    assert torch.allclose(vae.normalize(z), (z - shift) * scale, rtol=1e-12, atol=1e-12)
+
+
+def test_normalize_playground() -> None:
+    vae = tiny_vae("playground25", torch.float64)
+    z = torch.randn(2, 4, 6, 4, dtype=torch.float64, generator=seeded())
+    expected = torch.empty_like(z)
+    statistics = ((-1.6574, 8.4927), (1.886, 5.9022), (-1.383, 6.5498), (2.5155, 5.2299))
+    for channel, (mean, std) in enumerate(statistics):
+        expected[:, channel] = (z[:, channel] - mean) * 0.5 / std
+    assert torch.allclose(vae.normalize(z), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_normalize_flux2() -> None:
+    """Packed and normalised as in diffusers 0.42, Flux2Pipeline._patchify_latents and _encode_vae_image."""
+    vae: Any = tiny_vae("flux2", torch.float64)
+    shake_batch_norm(vae)
+    z = torch.randn(2, 8, 6, 4, dtype=torch.float64, generator=seeded())
+    packed = z.view(2, 8, 3, 2, 2, 2).permute(0, 1, 3, 5, 2, 4).reshape(2, 32, 3, 2)
+    mean = vae.net.bn.running_mean.view(1, -1, 1, 1)
+    std = torch.sqrt(vae.net.bn.running_var.view(1, -1, 1, 1) + 1e-4)
+    assert torch.allclose(vae.normalize(z), (packed - mean) / std, rtol=1e-12, atol=1e-12)
+    # Channel 4c + 2·row + column of the packed latent is channel c of the raw one, at that row and column of each 2 × 2.
+    assert torch.allclose(
+        vae.normalize(z)[0, 4 * 5 + 2 * 1 + 0, 2, 1], ((z[0, 5, 5, 2] - mean[0, 22]) / std[0, 22])[0, 0]
+    )
+    vae.net.bn.eval()
+    assert torch.allclose(vae.normalize(z), vae.net.bn(packed), rtol=1e-12, atol=1e-12)
+    with pytest.raises(vae_core.InputError, match="cannot be packed"):
+        vae.normalize(z[..., :3])
+
+
+def shake_batch_norm(vae: Any) -> None:
+    """Statistics as trained ones might be; fresh ones are 0 and 1."""
+    if hasattr(vae.net, "bn"):
+        torch.nn.init.uniform_(vae.net.bn.running_mean, -2, 2, generator=seeded(1))
+        torch.nn.init.uniform_(vae.net.bn.running_var, 0.1, 3, generator=seeded(2))
+
+
+def test_every_variant_has_its_numbers_tested() -> None:
+    assert {*SCALE_AND_SHIFT, "playground25", "flux2"} == set(NAMES)
+
+
+# --- what is said of it -----------------------------------------------------------------------------------------------
+
+
+def test_repr_and_spec() -> None:
+    vae = tiny_vae()
+    assert repr(vae) == "VAE(SDXL, float32 on cpu)"
+    assert (vae.device.type, vae.dtype) == ("cpu", torch.float32)
+    assert vae.spec.latent_channels == 4 and vae.spec.multiple == (8, 8)
+    custom = vae_core.VAE.of(vae_core.AutoencoderKL(block_out_channels=(32, 64), latent_channels=6))
+    assert custom.spec.multiple == (2, 2) and custom.spec.latent_channels == 6
+    assert custom.decode(torch.zeros(1, 6, 4, 5)).shape == (1, 3, 8, 10)

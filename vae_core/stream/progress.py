@@ -1,0 +1,47 @@
+"""How far a run has come, in operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import accumulate
+from typing import NamedTuple
+
+from ..schedule import Steps
+
+
+class Progress(NamedTuple):
+    """What a progress callback is told besides operations done and in all."""
+
+    pass_index: int
+    passes: int
+    tile_index: int
+    tiles: int
+    name: str
+
+
+OnProgress = Callable[[int, int, Progress], None]
+
+
+class ProgressMeter:
+    """Turns "tile 3 of 8 of pass 5" into operations done, and tells them."""
+
+    def __init__(self, steps: Steps, progress: OnProgress | None):
+        self.steps, self.progress = steps, progress
+        self.before = [0, *accumulate(step.operations for step in steps)]
+
+    def tile(self, pass_index: int, number: int, tiles: int) -> None:
+        """After the `number`-th of a pass's tiles."""
+        if self.progress is None:
+            return
+        start, stop = self.before[pass_index], self.before[pass_index + 1]
+        done = start + (stop - start) * number // tiles
+        self.progress(
+            done, self.before[-1], Progress(pass_index, len(self.steps), number, tiles, self.steps[pass_index].name)
+        )
+
+
+def share(progress: OnProgress | None, part: int, parts: int) -> OnProgress | None:
+    """Progress of one of several equal parts, told as progress of them all."""
+    if progress is None or parts == 1:
+        return progress
+    return lambda done, total, info: progress(part * total + done, parts * total, info)

@@ -1,0 +1,36 @@
+"""The whole run over plain tensors, in no more memory than its plan says it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from torch import Tensor
+
+from ..nets.passes import Field, Whole
+from ..schedule import Steps
+from .progress import OnProgress, ProgressMeter
+
+
+def run_whole(forward: Callable[[Field], Field], x: Tensor, steps: Steps, progress: OnProgress | None = None) -> Tensor:
+    """`forward` over all of `x` at once; `progress` is called after each pass."""
+    return cast(Whole, forward(Whole(x, on_pass=_AfterPass(steps, progress)))).data
+
+
+class _AfterPass:
+    """Lets go of each Field when the plan frees it, and tells the progress."""
+
+    def __init__(self, steps: Steps, progress: OnProgress | None):
+        self.steps = steps
+        self.meter = ProgressMeter(steps, progress)
+        self.fields: list[Whole | None] = [None]
+
+    def __call__(self, made: Whole) -> None:
+        number = len(self.fields) - 1
+        self.fields.append(made)
+        for index in self.steps[number].frees:
+            field = self.fields[index]
+            assert field is not None, "the plan frees a Field twice"
+            del field.data
+            self.fields[index] = None
+        self.meter.tile(number, 1, 1)

@@ -251,7 +251,7 @@ def test_every_limit_is_kept(name: str, direction: str) -> None:
     expected = run(vae, direction, given)
     weights = sum(t.numel() * t.element_size() for t in (*vae.net.parameters(), *vae.net.buffers()))
     rungs = vae.plan(direction, width=160, height=128, batch=2).rungs
-    assert len(rungs) >= 3 and rungs[-1].device_bytes < 0.7 * rungs[0].device_bytes
+    assert len(rungs) >= (2 if name == "taesd" else 4) and rungs[-1].device_bytes < 0.7 * rungs[0].device_bytes
     for rung in rungs:
         limit = rung.device_bytes + 1
         chosen = vae.plan(direction, width=160, height=128, batch=2, memory_limit=limit)

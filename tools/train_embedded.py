@@ -78,11 +78,11 @@ CONFIG: dict[str, Any] = {
 
 # (end of the phase as a share of the time, crop size, batch): small crops learn the local code
 # cheaply; the last phases let GroupNorm and the attention see statistics of larger fields.
-PHASES = ((0.35, 64, 10), (0.80, 128, 4), (0.94, 192, 2), (1.0, 256, 2))
+PHASES = ((0.35, 64, 10), (0.80, 128, 4), (0.94, 192, 2), (1.0, 256, 1))
 PEAK_LR = 1.5e-3
 FINAL_LR = 1e-6
 WARMUP_STEPS = 150
-EMA_DECAY = 0.999
+EMA_DECAY = 0.997
 PROBE_WEIGHT = 5.0  # of the colour probe at the start; fades to nothing
 KL_WEIGHT = 3e-5  # per latent value; only keeps the latents from drifting to large values
 CHECKPOINT_SECONDS = 180.0
@@ -396,10 +396,10 @@ def load_checkpoint(path: Path) -> State:
     return state
 
 
-def learning_rate(step: int, progress: float) -> float:
+def learning_rate(step: int, progress: float, peak: float) -> float:
     """Linear warm-up by steps, then cosine decay by the share of the time that has passed."""
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
-    return min(1.0, (step + 1) / WARMUP_STEPS) * (FINAL_LR + (PEAK_LR - FINAL_LR) * cosine)
+    return min(1.0, (step + 1) / WARMUP_STEPS) * (FINAL_LR + (peak - FINAL_LR) * cosine)
 
 
 def current_phase(progress: float) -> tuple[int, int]:
@@ -418,10 +418,10 @@ def update_ema(state: State) -> None:
     torch._foreach_lerp_(averages, currents, 1.0 - decay)
 
 
-def train_step(state: State, batch: torch.Tensor, progress: float) -> None:
+def train_step(state: State, batch: torch.Tensor, progress: float, peak_lr: float) -> None:
     """One optimizer step; a step with a non-finite gradient is skipped."""
     for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(state.step, progress)
+        group["lr"] = learning_rate(state.step, progress, peak_lr)
     loss = training_loss(state.network, state.probe, batch, PROBE_WEIGHT * (1.0 - progress))
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
@@ -458,7 +458,7 @@ def train(state: State, pictures: list[np.ndarray], args: argparse.Namespace) ->
         progress = state.elapsed / total
         size, count = current_phase(progress)
         batch = random_batch(pictures, size, count, rng)
-        train_step(state, batch, progress)
+        train_step(state, batch, progress, args.peak_lr)
         state.elapsed = time.monotonic() - origin
         if state.elapsed - last_save > CHECKPOINT_SECONDS:
             save_checkpoint(state, folder / "checkpoint.pt")
@@ -542,6 +542,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=85.0, help="wall-clock length of the run")
     parser.add_argument("--steps", type=int, help="stop at this step (for trying things out)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--peak-lr", type=float, default=PEAK_LR)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
     parser.add_argument("--export-only", action="store_true", help="only write the files")

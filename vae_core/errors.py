@@ -40,7 +40,11 @@ class InputError(ExactVAEError, ValueError):
 
 
 class BudgetError(ExactVAEError):
-    """No plan fits the memory limit; the message says what would."""
+    """No plan fits the memory limit; the message says what would, and `table` lists what was weighed."""
+
+    def __init__(self, message: str, table: str):
+        super().__init__(message)
+        self.table = table
 
 
 class MissingPackageError(ExactVAEError, ImportError):

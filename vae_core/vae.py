@@ -7,7 +7,7 @@ Latents are raw, as the network emits them; `normalize` and `denormalize` go to 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -253,11 +253,12 @@ class VAE:
         forward, parts = self._forward(direction), x.split(chosen.images)
         made = []
         for i, part in enumerate(parts):
-            part, told = part.to(self.device), share(progress, i, len(parts))
+            told = share(progress, i, len(parts))
             if chosen.tile is None:
-                made.append(run_whole(forward, part, chosen.steps, told))
+                made.append(run_whole(forward, part.to(self.device), chosen.steps, told))
             else:
-                made.append(run_streamed(forward, part, chosen.steps, self.device, told))
+                home = "cpu" if chosen.steps[0].on_host else self.device
+                made.append(run_streamed(forward, part.to(home), chosen.steps, self.device, told))
         return made[0] if len(made) == 1 else torch.cat(made)
 
     def _run_blend(self, direction: Direction, x: Tensor, tile: int | None, progress: OnProgress | None) -> Tensor:
@@ -299,7 +300,9 @@ def load(
 
 def load_embedded(*, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> VAE:
     """The small VAE that comes with the package, trained by tools/train_embedded.py."""
-    return load(Path(__file__).parent / "embedded", device=device, dtype=dtype)
+    vae = load(Path(__file__).parent / "embedded", device=device, dtype=dtype)
+    vae.spec = replace(vae.spec, name="embedded", title="the embedded VAE")
+    return vae
 
 
 def from_checkpoint(

@@ -108,7 +108,7 @@ def test_config_reads_as_attributes_and_as_a_mapping() -> None:
     assert config.latent_channels == config["latent_channels"] == config.get("latent_channels") == 16
     assert config.scaling_factor == dict(config)["scaling_factor"] == 1.5305
     assert "shift_factor" in config and "shift" not in config
-    assert config.get("shift") is None and config.get("shift", 3) == 3
+    assert config.get("shift") is None and config.get("shift", 3) == config.get("keys", 3) == 3
     with pytest.raises(KeyError):
         config["shift"]
 

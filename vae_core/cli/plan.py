@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..errors import BudgetError
 from .arguments import add_run_options, add_vae_options, load_vae, positive, run_options
 from .console import Console
 
@@ -22,9 +23,13 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     vae = load_vae(options)
-    made = vae.plan(
-        options.direction, width=options.width, height=options.height, batch=options.batch, **run_options(options)
-    )
     console.say(f"{options.direction} of {options.width}×{options.height} px with {vae.spec.title}")
+    try:
+        made = vae.plan(
+            options.direction, width=options.width, height=options.height, batch=options.batch, **run_options(options)
+        )
+    except BudgetError as error:
+        console.say(error.table)
+        raise
     console.say(made.table())
     return made.to_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -76,15 +77,7 @@ class Plan:
 
     def table(self) -> str:
         """The rungs as text, one line each, the chosen one marked."""
-        rows = [f"{'':2}{'rung':<28}{'tile':>6}{'device':>12}{'host':>12}{'operations':>14}  fits"]
-        for rung in self.rungs:
-            mark = "→ " if rung is self.chosen else "  "
-            tile = "-" if rung.tile is None else str(rung.tile)
-            rows.append(
-                f"{mark}{rung.name:<28}{tile:>6}{readable(rung.device_bytes):>12}{readable(rung.host_bytes):>12}"
-                f"{rung.operations / 1e12:>11.3f} T   {'yes' if rung.fits else 'no'}"
-            )
-        return "\n".join(rows)
+        return table(self.rungs, self.chosen)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; without the steps."""
@@ -95,6 +88,19 @@ class Plan:
             "limit_bytes": self.limit_bytes,
             "rungs": [*map(asdict, self.rungs)],
         }
+
+
+def table(rungs: Sequence[Rung], chosen: Rung | None = None) -> str:
+    """Rungs as text, one line each, the chosen one marked."""
+    rows = [f"{'':2}{'rung':<28}{'tile':>6}{'device':>12}{'host':>12}{'operations':>14}  fits"]
+    for rung in rungs:
+        mark = "→ " if rung is chosen else "  "
+        tile = "-" if rung.tile is None else str(rung.tile)
+        rows.append(
+            f"{mark}{rung.name:<28}{tile:>6}{readable(rung.device_bytes):>12}{readable(rung.host_bytes):>12}"
+            f"{rung.operations / 1e12:>11.3f} T   {'yes' if rung.fits else 'no'}"
+        )
+    return "\n".join(rows)
 
 
 def readable(count: int) -> str:

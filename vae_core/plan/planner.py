@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..errors import BudgetError
 from ..schedule import Steps
 from .footprint import streamed, whole_run
-from .plan import Budget, Plan, Rung, readable
+from .plan import Budget, Plan, Rung, readable, table
 from .steps import streamed_operations, streamed_steps, whole_steps
 from .trace import Trace
 
@@ -52,7 +52,7 @@ def plan(
         if rung.fits or whole:
             return Plan(rung, steps, None if budget is None else budget.device_bytes, rungs)
     assert budget is not None
-    raise BudgetError(_refusal(rungs, budget))
+    raise BudgetError(_refusal(rungs, budget), table(rungs))
 
 
 def plan_blend(
@@ -66,7 +66,8 @@ def plan_blend(
     if not fits:
         raise BudgetError(
             f"blending tiles of {tile_px} px needs {readable(peak)}, and the limit is {readable(budget.device_bytes)}; "
-            'choose a smaller tile, or mode="exact", which needs less'
+            'choose a smaller tile, or mode="exact", which needs less',
+            table([rung]),
         )
     return Plan(rung, (), budget.device_bytes, (rung,))
 

@@ -15,11 +15,11 @@ UNITS |= {"g": 2**30, "gb": 10**9, "gib": 2**30, "t": 2**40, "tb": 10**12, "tib"
 
 
 def parse_bytes(value: int | str) -> int:
-    """ "2GiB", "1.5 GB", "800M" or a number of bytes. Raises InputError."""
+    """A number of bytes, or text such as "2GiB", "1.5 GB" or "800M". Raises InputError."""
     if isinstance(value, int):
         count = value
     else:
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", value.lower())
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", value.lower()) if isinstance(value, str) else None
         if match is None or match[2] not in UNITS:
             raise InputError(
                 f'memory limit {value!r} is not understood; write bytes or a size such as "2GiB" or "800MiB"'

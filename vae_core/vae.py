@@ -60,7 +60,6 @@ class VAE:
 
     def __init__(self, net: Model, spec: Spec, checkpoint: Checkpoint | None = None):
         self.net, self.spec, self.checkpoint = net, spec, checkpoint
-        self._traces: dict[tuple[Direction, tuple[int, ...]], Trace] = {}
 
     @classmethod
     def of(cls, net: Model, variant: Variant | None = None) -> VAE:
@@ -163,13 +162,13 @@ class VAE:
         """Mean and standard deviation of a raw latent's channels, `1 c 1 1`."""
         spec = self.spec
         if spec.latents_mean is None or spec.latents_std is None:
-            return torch.tensor(spec.shift_factor).to(like), torch.ones(()).to(like)
-        return tuple(torch.tensor(v).view(1, -1, 1, 1).to(like) for v in (spec.latents_mean, spec.latents_std))  # type: ignore[return-value]
+            return like.new_tensor(spec.shift_factor), like.new_tensor(1.0)
+        return like.new_tensor(spec.latents_mean).view(1, -1, 1, 1), like.new_tensor(spec.latents_std).view(1, -1, 1, 1)
 
     def _batch_norm(self, like: Tensor) -> tuple[Tensor, Tensor]:
         bn = cast(nn.BatchNorm2d, self.net.bn)
-        mean, var = cast(Tensor, bn.running_mean), cast(Tensor, bn.running_var)
-        return mean.view(1, -1, 1, 1).to(like), (var.float() + bn.eps).sqrt().view(1, -1, 1, 1).to(like)
+        mean, var = (cast(Tensor, t).double().view(1, -1, 1, 1) for t in (bn.running_mean, bn.running_var))
+        return mean.to(like), (var + bn.eps).sqrt().to(like)
 
     def _check(self, direction: Direction, x: Tensor, channels: int) -> None:
         name, axes = ("latents", "z") if direction == "decode" else ("pixels", "c")
@@ -197,6 +196,8 @@ class VAE:
         memory_limit: int | str | None = None,
     ) -> Plan:
         """How a picture of this size in pixels would be decoded or encoded, without doing it. Raises BudgetError."""
+        if direction not in get_args(Direction):
+            raise InputError(f'direction {direction!r} is not known; expected "decode" or "encode"')
         scale = self.spec.scale
         if min(width, height) < max(self.spec.multiple):
             raise InputError(
@@ -221,8 +222,9 @@ class VAE:
         return plan(batch, budget, one=one, tile=how.tile, whole=how.mode == "whole", **bytes_of)
 
     def _blend_tile(self, tile: int | None) -> tuple[int, int]:
-        """Edges of a blended tile in pixels and in latent cells."""
-        latent = max((tile or BLEND_TILE_PX) // self.spec.scale.h, 2)
+        """Edges of a blended tile in pixels and in latent cells: at most what is asked for, so that the overlap is whole cells."""
+        cells = round(1 / self.net.tile_overlap_factor)
+        latent = max((tile or BLEND_TILE_PX) // self.spec.scale.h // cells, 1) * cells
         return latent * self.spec.scale.h, latent
 
     def _budget(self, limit: int | str | None) -> Budget:
@@ -240,10 +242,7 @@ class VAE:
         return self.net.decode_field if direction == "decode" else self.net.encode_field
 
     def _trace(self, direction: Direction, shape: tuple[int, ...]) -> Trace:
-        key = (direction, tuple(shape))
-        if key not in self._traces:
-            self._traces[key] = trace(self._forward(direction), tuple(shape))
-        return self._traces[key]
+        return trace(self._forward(direction), tuple(shape))
 
     def _run(self, direction: Direction, x: Tensor, how: How, progress: OnProgress | None) -> Tensor:
         chosen = self._plan(direction, tuple(x.shape), how)
@@ -268,7 +267,7 @@ class VAE:
             if progress is not None:
                 progress(done, tiles, Progress(0, 1, done, tiles, "blended tile"))
 
-        return blend(x, *self._blend_tile(tile), after)
+        return blend(x, *self._blend_tile(tile), after).to(self.dtype)
 
 
 def fitted(pixels: Tensor, multiple: tuple[int, int], fit: str) -> Tensor:

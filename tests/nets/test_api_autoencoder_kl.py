@@ -300,7 +300,7 @@ def test_what_fused_projections_learn_is_not_lost(tmp_path: Path) -> None:
                 value.add_(torch.randn(value.shape, generator=seeded()))
         learned = net.decode(z).sample
     net.save_pretrained(tmp_path)
-    loaded = vae_core.AutoencoderKL.from_pretrained(tmp_path)
+    loaded: Any = vae_core.AutoencoderKL.from_pretrained(tmp_path)
     net.unfuse_qkv_projections()
     with torch.inference_mode():
         for model in (net, loaded):
@@ -334,7 +334,7 @@ def test_the_posterior_is_that_of_diffusers(dtype: torch.dtype, deterministic: b
     assert_close(ours.kl(our_other), theirs.kl(their_other))
     point = torch.randn(3, 4, 5, 4, generator=seeded(7)).to(dtype)
     assert_close(our_other.nll(point), their_other.nll(point))
-    assert_close(our_other.nll(point, dims=(1, 2)), their_other.nll(point, dims=[1, 2]))
+    assert_close(our_other.nll(point, dims=(1, 2)), their_other.nll(point, dims=(1, 2)))
     assert_close(ours.nll(point), theirs.nll(point))
 
 

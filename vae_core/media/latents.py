@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointError, InputError
@@ -134,6 +134,5 @@ def write_latents(path: str | Path, latents: Latents, *, overwrite: bool = False
     if latents.size is not None:
         metadata["height"], metadata["width"] = (str(side) for side in latents.size)
     with whole(path, overwrite=overwrite) as part:
-        # Not save_file: it makes files that nobody but their owner may read.
-        part.write_bytes(save({"latents": latents.tensor.detach().cpu().contiguous()}, metadata))
+        save_file({"latents": latents.tensor.detach().cpu().contiguous()}, part, metadata)
     return path

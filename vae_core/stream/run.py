@@ -148,6 +148,10 @@ def run_streamed(
     forward: Callable[[Field], Field], x: Tensor, steps: Steps, device: torch.device, progress: OnProgress | None = None
 ) -> Tensor:
     """`forward` over tiles, as the steps say: `x` on the device, the result where the last step puts it."""
-    made = cast(StreamField, forward(Streamed(steps, device, progress).enter(x))).data
-    assert made is not None
-    return made
+    run = Streamed(steps, device, progress)
+    try:
+        made = cast(StreamField, forward(run.enter(x))).data
+        assert made is not None
+        return made
+    finally:
+        run.fields.clear()  # they refer to the run, and would keep their tensors until the garbage collector comes by

@@ -14,7 +14,11 @@ from .progress import OnProgress, ProgressMeter
 
 def run_whole(forward: Callable[[Field], Field], x: Tensor, steps: Steps, progress: OnProgress | None = None) -> Tensor:
     """`forward` over all of `x` at once; `progress` is called after each pass."""
-    return cast(Whole, forward(Whole(x, on_pass=_AfterPass(steps, progress)))).data
+    after = _AfterPass(steps, progress)
+    try:
+        return cast(Whole, forward(Whole(x, on_pass=after))).data
+    finally:
+        after.fields.clear()  # they refer to `after`, and would keep their tensors until the garbage collector comes by
 
 
 class _AfterPass:

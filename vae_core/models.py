@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -179,10 +179,24 @@ class AutoencoderKL(KLNetwork, Model):
 
     # --- encode and decode --------------------------------------------------------------------------------------------
 
+    @overload
+    def encode(self, x: Tensor, return_dict: Literal[True] = True) -> AutoencoderKLOutput: ...
+    @overload
+    def encode(self, x: Tensor, return_dict: bool) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]: ...
+
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
         """Pixels `b 3 h w` in [-1, 1] → the posterior of the raw latents `b z ⌊h/f⌋ ⌊w/f⌋`."""
         posterior = DiagonalGaussianDistribution(self._sliced(self._moments, x))
         return AutoencoderKLOutput(posterior) if return_dict else (posterior,)
+
+    @overload
+    def decode(
+        self, z: Tensor, return_dict: Literal[True] = True, generator: torch.Generator | None = None
+    ) -> DecoderOutput: ...
+    @overload
+    def decode(
+        self, z: Tensor, return_dict: bool, generator: torch.Generator | None = None
+    ) -> DecoderOutput | tuple[Tensor]: ...
 
     def decode(
         self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
@@ -199,7 +213,7 @@ class AutoencoderKL(KLNetwork, Model):
         generator: torch.Generator | None = None,
     ) -> DecoderOutput | tuple[Tensor]:
         """Encodes and decodes: the posterior's mean, or a sample of it."""
-        posterior = cast(AutoencoderKLOutput, self.encode(sample)).latent_dist
+        posterior = self.encode(sample).latent_dist
         z = posterior.sample(generator) if sample_posterior else posterior.mode()
         return self.decode(z, return_dict)
 

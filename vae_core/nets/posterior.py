@@ -62,7 +62,8 @@ class DiagonalGaussianDistribution:
 class Output:
     """Base of the outputs: attributes, `out[0]` and `out["name"]`, and `replace` for a changed copy.
 
-    A field that is None counts as absent. Outputs are trees of tensors to torch, as flax.struct's are to jax: a function under `torch.func.vmap` may return one.
+    A field that is None counts as absent. Outputs are trees of tensors to torch, as flax.struct's are to jax: a function under
+    `torch.func.vmap` may return one.
     """
 
     def __init_subclass__(cls) -> None:

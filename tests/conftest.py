@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import torch
+from hypothesis import settings
 
 # The networks under test are tiny: one thread is faster than two that wait for each other, and nothing depends on the machine.
 torch.set_num_threads(1)
+
+# No test is timed: machines differ, and busy ones are slow.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")

@@ -227,6 +227,13 @@ class AutoencoderKL(KLNetwork, Model):
             return self._tiled_decode(z)
         return self._whole_decode(z)
 
+    def save_flax(self, save_directory: str | Path) -> None:
+        """Writes config.json and diffusion_flax_model.msgpack, as FlaxAutoencoderKL has them; `from_pretrained` reads them.
+
+        Raises MissingPackageError without the package msgpack.
+        """
+        checkpoint.save_flax(save_directory, dict(self.config), self.state_dict(), overwrite=True)
+
     # --- overlap and blend --------------------------------------------------------------------------------------------
 
     def tiled_encode(

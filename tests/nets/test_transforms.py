@@ -80,20 +80,21 @@ def _without_compiled_code_of_earlier_tests() -> Iterator[None]:
     torch.compiler.reset()
 
 
-def few_layers(network: str) -> Any:
-    """Every kind of layer once or twice: what compiling takes grows with their number."""
+def few_layers(network: str, levels: int) -> Any:
+    """What compiling takes grows with the number of layers; two levels have every kind of them."""
     torch.manual_seed(0)
     if network == "AutoencoderTiny":
-        widths = {f"{side}_block_out_channels": (8, 8) for side in ("encoder", "decoder")}
-        return vae_core.AutoencoderTiny(**widths, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)).eval()
-    return vae_core.AutoencoderKL(block_out_channels=(8, 16), norm_num_groups=4).eval()
+        widths = {f"{side}_block_out_channels": (8,) * levels for side in ("encoder", "decoder")}
+        blocks = {f"num_{side}_blocks": (1,) * levels for side in ("encoder", "decoder")}
+        return vae_core.AutoencoderTiny(**widths, **blocks).eval()
+    return vae_core.AutoencoderKL(block_out_channels=(8, 16)[-levels:], norm_num_groups=4).eval()
 
 
 @pytest.mark.parametrize("network", ["AutoencoderKL", "AutoencoderTiny"])
 @torch.inference_mode()
 def test_encode_and_decode_compile_to_one_graph(network: str) -> None:
     """fullgraph: no line of them is left to Python."""
-    net = few_layers(network).to(F64)
+    net = few_layers(network, levels=1).to(F64)
     x, z = picture(16, 24, F64, batch=2), latents(net, 16, 24, F64, batch=2)
     compiled = torch.compile(net.encode, fullgraph=True, backend="aot_eager")(x)
     assert type(compiled) is type(net.encode(x))
@@ -106,7 +107,7 @@ def test_encode_and_decode_compile_to_one_graph(network: str) -> None:
 
 @pytest.mark.parametrize("network", ["AutoencoderKL", "AutoencoderTiny"])
 def test_a_compiled_model_trains_as_the_plain_one(network: str) -> None:
-    net = few_layers(network).to(F64)
+    net = few_layers(network, levels=2).to(F64)
     x = picture(16, 24, F64, batch=2)
     plain = net(x).sample
     plain.square().mean().backward()
@@ -126,7 +127,7 @@ def test_a_compiled_model_trains_as_the_plain_one(network: str) -> None:
 @pytest.mark.parametrize("network", ["AutoencoderKL", "AutoencoderTiny"])
 @torch.inference_mode()
 def test_inductor_compiles_it(network: str) -> None:
-    net = few_layers(network)
+    net = few_layers(network, levels=2)
     x = picture(16, 24)
     compiled: Any = torch.compile(net, fullgraph=True)
     assert relative_error(compiled(x).sample, net(x).sample) <= 1e-5

@@ -232,7 +232,7 @@ class AutoencoderKL(KLNetwork, Model):
 
         Raises MissingPackageError without the package msgpack.
         """
-        checkpoint.save_flax(save_directory, dict(self.config), self.state_dict(), overwrite=True)
+        checkpoint.save_flax(save_directory, dict(self.config), self._saved_state(), overwrite=True)
 
     # --- overlap and blend --------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ class Config:
         return getattr(self, key)
 
     def get(self, key: str, default: Any = None) -> Any:
-        return getattr(self, key, default)
+        return getattr(self, key) if key in self.keys() else default
 
 
 def require(holds: bool, sentence: str) -> None:

@@ -40,14 +40,6 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def laid_out_as(like: Tensor, x: Tensor) -> Tensor:
-    """`x` in the memory format of `like`: attention leaves its channels innermost, which would slow everything after it."""
-    channels_last = (
-        like.ndim == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
-    )
-    return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-
-
 class Conv2d(nn.Conv2d, Op):
     """A convolution with zero padding `pads = (before, after)`, the same on both axes."""
 
@@ -248,12 +240,10 @@ class Plus(Op):
         self.other, self.by = other, by
 
     def of(self, x: Tensor) -> Tensor:
-        rest = self._rest(self.other.data)  # type: ignore[attr-defined]
-        return rest + laid_out_as(rest, x)
+        return self._rest(self.other.data) + x  # type: ignore[attr-defined]
 
     def over(self, x: Tensor) -> Tensor:
-        rest = self._rest(self.other.data)  # type: ignore[attr-defined]
-        return laid_out_as(rest, x).add_(rest)
+        return x.add_(self._rest(self.other.data))  # type: ignore[attr-defined]
 
     def _rest(self, other: Tensor) -> Tensor:
         return other if self.by is None else self.by(other)

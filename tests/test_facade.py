@@ -392,6 +392,18 @@ def test_crop_is_centred(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["sdxl", "flux2", "taesd"])
+def test_a_picture_smaller_than_a_latent_cell(name: str) -> None:
+    vae = tiny_vae(name)
+    x = some_pixels(5, 3)
+    mh, mw = vae.spec.multiple
+    z = vae.encode(x, fit="pad")
+    assert z.shape[-2:] == (mh // vae.spec.scale.h, mw // vae.spec.scale.w)
+    assert vae.decode(z, size=(5, 3)).shape == x.shape
+    with pytest.raises(vae_core.InputError, match='unless fit="pad"; got 3×5'):
+        vae.encode(x)
+
+
+@pytest.mark.parametrize("name", ["sdxl", "flux2", "taesd"])
 def test_pad_loses_no_pixel(name: str) -> None:
     vae = tiny_vae(name)
     (mh, mw), (h, w) = vae.spec.multiple, (37, 70)

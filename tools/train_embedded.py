@@ -16,7 +16,8 @@ still ends with a fully decayed learning rate. `--resume` goes on from the last 
 The shipped weights are of one run that was resumed several times while this script was being written:
 the colour terms of the loss, the colour swaps and the colour probe came in on the way, and once the
 encoder alone was refitted for 320 steps to hold the colour axis it lacked, which the probe now asks
-for from the start. A new run will not give the same weights.
+for from the start; then the averages were reset and the learning rate raised again. A new run will not
+give the same weights.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ class VAE:
         parameters are those of `decode`.
         """
         self._check("encode", pixels, self.spec.pixel_channels)
-        pixels = fitted(pixels, self.spec.multiple, fit)
+        pixels = self._fitted(pixels, fit)
         made = self._run("encode", pixels, How(mode, tile, memory_limit), progress)
         if self.spec.network == TINY:
             return made
@@ -177,10 +177,23 @@ class VAE:
                 f"{self.spec.title} {direction}s {name} `b {axes} h w` of {channels} channels in floating point; "
                 f"got {tuple(x.shape)} in {str(x.dtype).removeprefix('torch.')}"
             )
-        if direction == "encode" and min(x.shape[-2:]) < max(self.spec.multiple):
-            raise InputError(
-                f"a picture must be at least {max(self.spec.multiple)} pixels each way; got {tuple(x.shape[-2:])}"
-            )
+
+    def _fitted(self, pixels: Tensor, fit: str) -> Tensor:
+        """`b c h w` cropped about the centre, or continued below and to the right, to multiples of `spec.multiple`."""
+        if fit not in ("crop", "pad"):
+            raise InputError(f'fit {fit!r} is not known; expected "crop" or "pad"')
+        (h, w), (mh, mw) = pixels.shape[-2:], self.spec.multiple
+        if fit == "pad":
+            below, right = -h % mh, -w % mw
+            return F.pad(pixels, (0, right, 0, below), mode="replicate") if below or right else pixels
+        self._require_size(h, w)
+        top, left = h % mh // 2, w % mw // 2
+        return pixels[..., top : top + h // mh * mh, left : left + w // mw * mw]
+
+    def _require_size(self, h: int, w: int) -> None:
+        mh, mw = self.spec.multiple
+        if h < mh or w < mw:
+            raise InputError(f'a picture must be at least {mw}×{mh} pixels, unless fit="pad"; got {w}×{h}')
 
     # --- plan and run -------------------------------------------------------------------------------------------------
 
@@ -199,10 +212,7 @@ class VAE:
         if direction not in get_args(Direction):
             raise InputError(f'direction {direction!r} is not known; expected "decode" or "encode"')
         scale = self.spec.scale
-        if min(width, height) < max(self.spec.multiple):
-            raise InputError(
-                f"a picture must be at least {max(self.spec.multiple)} pixels each way; got {width}×{height}"
-            )
+        self._require_size(height, width)
         if direction == "decode":
             shape = (batch, self.spec.latent_channels, -(-height // scale.h), -(-width // scale.w))
         else:
@@ -268,18 +278,6 @@ class VAE:
                 progress(done, tiles, Progress(0, 1, done, tiles, "blended tile"))
 
         return blend(x, *self._blend_tile(tile), after).to(self.dtype)
-
-
-def fitted(pixels: Tensor, multiple: tuple[int, int], fit: str) -> Tensor:
-    """`b c h w` cropped about the centre, or continued below and to the right, to multiples of `multiple` (h, w)."""
-    if fit not in ("crop", "pad"):
-        raise InputError(f'fit {fit!r} is not known; expected "crop" or "pad"')
-    (h, w), (mh, mw) = pixels.shape[-2:], multiple
-    if fit == "pad":
-        below, right = -h % mh, -w % mw
-        return F.pad(pixels, (0, right, 0, below), mode="replicate") if below or right else pixels
-    top, left = h % mh // 2, w % mw // 2
-    return pixels[..., top : top + h // mh * mh, left : left + w // mw * mw]
 
 
 def load(

@@ -33,10 +33,10 @@ def over_tiles(net: Any, direction: str, x: torch.Tensor, tile: int) -> torch.Te
     return run_streamed(forward(net, direction), x, chosen.steps, x.device)
 
 
-def inputs(net: Any, direction: str, dtype: torch.dtype, batch: int = 1) -> list[torch.Tensor]:
+def inputs(net: Any, direction: str, dtype: torch.dtype, batch: int = 1, seed: int = 1) -> list[torch.Tensor]:
     sizes = DECODE_SIZES if direction == "decode" else ENCODE_SIZES
     channels = net.config.latent_channels if direction == "decode" else 3
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     return [torch.randn(batch, channels, h, w, generator=generator, dtype=dtype) for h, w in sizes]
 
 
@@ -65,17 +65,22 @@ def test_batches(name: str, direction: str) -> None:
 
 
 @pytest.mark.parametrize("direction", ["decode", "encode"])
-@pytest.mark.parametrize("name", ["sdxl", "flux1", "x4-upscaler", "taesd"])
+@pytest.mark.parametrize("name", ["sdxl", "flux1", "flux2", "x4-upscaler", "taesd", "taef2"])
 @torch.inference_mode()
 def test_bfloat16_is_no_farther_from_float32_than_the_whole_run(name: str, direction: str) -> None:
+    """Over several pictures together: of a single one, rounding takes either run up to a sixth nearer, by chance."""
     exact, half = tiny_net(name), tiny_net(name, torch.bfloat16)
     exact.load_state_dict(half.float().state_dict())
     half = half.bfloat16()
-    for x in inputs(exact, direction, torch.bfloat16)[3:]:
-        truth = forward(exact, direction)(Whole(x.float())).data
-        whole = relative_error(forward(half, direction)(Whole(x)).data, truth)
-        for tile in TILES:
-            assert relative_error(over_tiles(half, direction, x, tile), truth) <= 1.1 * whole
+    squares = dict.fromkeys((None, *TILES), 0.0)
+    for seed in range(4):
+        for x in inputs(exact, direction, torch.bfloat16, seed=seed)[2:]:
+            truth = forward(exact, direction)(Whole(x.float())).data
+            squares[None] += relative_error(forward(half, direction)(Whole(x)).data, truth) ** 2
+            for tile in TILES:
+                squares[tile] += relative_error(over_tiles(half, direction, x, tile), truth) ** 2
+    for tile in TILES:
+        assert squares[tile] ** 0.5 <= 1.1 * squares[None] ** 0.5, f"tile {tile}"
 
 
 @torch.inference_mode()

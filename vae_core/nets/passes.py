@@ -34,7 +34,10 @@ class Field(Protocol):
         ...
 
     def whole(self, function: Callable[[Tensor], Tensor]) -> Field:
-        """For a function that must see everything at once and keeps the shape (a foreign attention processor)."""
+        """For a function that must see everything at once and keeps the shape (a foreign attention processor).
+
+        What it allocates besides its result is not known to a plan.
+        """
         ...
 
 

@@ -14,12 +14,14 @@ from .errors import (
     ExactVAEError,
     InputError,
     MissingPackageError,
+    NonFiniteError,
     StateDictError,
     UnknownModelError,
 )
 from .models import AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny
 from .nets.posterior import AutoencoderKLOutput, AutoencoderTinyOutput, DecoderOutput, DiagonalGaussianDistribution
 from .plan import Plan
+from .report import Report
 from .spec import VARIANTS, Spec, Variant
 from .stream import Progress
 from .vae import VAE, load, load_embedded
@@ -42,8 +44,10 @@ __all__ = [
     "ExactVAEError",
     "InputError",
     "MissingPackageError",
+    "NonFiniteError",
     "Plan",
     "Progress",
+    "Report",
     "Spec",
     "StateDictError",
     "UnknownModelError",

@@ -6,7 +6,8 @@
     │   └── StateDictError         a known network with missing, surplus or wrongly shaped tensors
     ├── ConfigError                a network configuration that cannot be built      (also a ValueError)
     ├── InputError                 latents, pixels or options that do not fit        (also a ValueError)
-    ├── BudgetError                no plan fits the memory limit
+    ├── BudgetError                no plan fits the memory limit, or memory ran out for good
+    ├── NonFiniteError             a layer gives NaN or infinite values, in float32 too
     └── MissingPackageError        an optional package is not installed              (also an ImportError)
 
 A message is one sentence that a person can act on: the file, the key or value, what was expected, what to do.
@@ -40,11 +41,15 @@ class InputError(ExactVAEError, ValueError):
 
 
 class BudgetError(ExactVAEError):
-    """No plan fits the memory limit; the message says what would, and `table` lists what was weighed."""
+    """No plan fits the memory limit, or memory ran out for good; the message says what would fit, `table` what was weighed."""
 
-    def __init__(self, message: str, table: str):
+    def __init__(self, message: str, table: str = ""):
         super().__init__(message)
         self.table = table
+
+
+class NonFiniteError(ExactVAEError):
+    """A layer gives NaN or infinite values, in float32 too; the message names it."""
 
 
 class MissingPackageError(ExactVAEError, ImportError):

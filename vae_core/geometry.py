@@ -55,16 +55,23 @@ def grid(sizes: Sequence[int], tile: Sequence[int]) -> Iterator[Region]:
     return product(*(cut(size, edge) for size, edge in zip(sizes, tile, strict=True)))
 
 
+def cut_again(region: Region, tile: Sequence[int]) -> Iterator[Region]:
+    """A region in smaller tiles, row by row."""
+    sizes = [span.size for span in region]
+    for part in grid(sizes, tile):
+        yield tuple(Span(r.start + p.start, r.start + p.stop) for r, p in zip(region, part, strict=True))
+
+
 def tile_kinds(sizes: Sequence[int], tile: Sequence[int]) -> list[tuple[Region, int]]:
     """The kinds of tile that a grid holds: one region of each shape and border position, and how many there are of it.
 
     Tiles of one kind read windows of one shape, so whoever counts bytes or operations need not walk the grid.
     """
-    per_axis = [_span_kinds(size, edge) for size, edge in zip(sizes, tile, strict=True)]
+    per_axis = [span_kinds(size, edge) for size, edge in zip(sizes, tile, strict=True)]
     return [(tuple(span for span, _ in kinds), prod(n for _, n in kinds)) for kinds in product(*per_axis)]
 
 
-def _span_kinds(size: int, tile: int) -> list[tuple[Span, int]]:
+def span_kinds(size: int, tile: int) -> list[tuple[Span, int]]:
     """The first, second, last but one and last span of an axis, as far as they differ; all that the second stands for are alike."""
     count = -(-size // tile)
     starts = sorted({0, 1, count - 2, count - 1} & set(range(count)))
@@ -75,6 +82,19 @@ def _span_kinds(size: int, tile: int) -> list[tuple[Span, int]]:
 def cells(region: Region) -> int:
     """How many cells a region holds."""
     return prod(span.size for span in region)
+
+
+def bounding(a: Region, b: Region) -> Region:
+    """The smallest region that holds both."""
+    return tuple(Span(min(s.start, t.start), max(s.stop, t.stop)) for s, t in zip(a, b, strict=True))
+
+
+def aligned(region: Region, align: int, sizes: Sequence[int]) -> Region:
+    """The smallest region around `region` that starts and stops at multiples of `align`, or at the end of an axis."""
+    return tuple(
+        Span(s.start // align * align, min(-(-s.stop // align) * align, size))
+        for s, size in zip(region, sizes, strict=True)
+    )
 
 
 def slices(region: Region) -> tuple[slice, ...]:

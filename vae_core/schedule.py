@@ -1,8 +1,17 @@
-"""What a plan tells a run: one step per pass of the network's forward."""
+"""What a plan tells a run: one step per pass of the network's forward, and where Fields can live."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Home = Literal["device", "host", "disk"]
+"""Where a Field lives: on the device that computes, in host memory, or in a memory-mapped temporary file. In a run on the CPU the
+device is the host's memory, and "host" is not used."""
+
+HOMES: tuple[Home, ...] = ("device", "host", "disk")
+"""From near to far."""
 
 
 @dataclass(frozen=True)
@@ -15,14 +24,30 @@ class Step:
     """Of the pass in one piece: its share of the progress."""
     name: str = ""
     """What the pass computes, for people."""
-    on_host: bool = False
-    """The output Field lives in host memory instead of on the device."""
+    home: Home = "device"
+    """Where the output Field lives."""
     overwrites: int | None = None
     """The Field whose memory the output takes over, cell by cell: its last use is this very pass."""
     frees: tuple[int, ...] = ()
     """Fields whose memory is given back after this pass."""
     statistics: bool = False
-    """A later pass normalises by this output's statistics."""
+    """The output's statistics are kept: a later pass normalises by them, or they tell whether all is finite."""
+    tokens: bool = False
+    """The output is stored with its channels innermost, as attention reads it."""
 
 
 Steps = tuple[Step, ...]
+
+
+class Held(NamedTuple):
+    """A Field that exists while a run is planned anew from the middle."""
+
+    home: Home
+    bytes: int
+    itemsize: int
+    """Bytes of one element."""
+
+
+Replan = Callable[[int, Sequence["Held | None"], int], "Steps | None"]
+"""(first pass, Fields so far with None for those that are gone, bytes of an element from now on) → steps for all passes, of which
+those from the first one on are new; None where no plan fits."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import torch
+
 KL = "AutoencoderKL"
 KL_FLUX2 = "AutoencoderKLFlux2"
 TINY = "AutoencoderTiny"
@@ -183,6 +185,16 @@ class Spec:
             patch=config["patch_size"] if variant.network == KL_FLUX2 else (1, 1),
             fp16_safe=variant.fp16_safe,
         )
+
+    @property
+    def decode_dtypes(self) -> tuple[torch.dtype, ...]:
+        """Half-precision formats that decoding is safe in, best first. bfloat16 has the range of float32."""
+        return (torch.bfloat16, torch.float16) if self.fp16_safe else (torch.bfloat16,)
+
+    @property
+    def encode_dtypes(self) -> tuple[torch.dtype, ...]:
+        """The same for encoding: none, but for the tiny networks, whose latents are approximate anyway."""
+        return self.decode_dtypes if self.network == TINY else ()
 
     @property
     def multiple(self) -> tuple[int, int]:

@@ -6,8 +6,7 @@ Latents are raw, as the network emits them; `normalize` and `denormalize` go to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -18,38 +17,19 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .checkpoint import Checkpoint, open_checkpoint
-from .device import default_device, free_bytes, host_bytes, parse_bytes
+from .device import default_device, default_dtype
 from .errors import InputError
+from .execution import Direction, Execution, Half, How, Mode, Planners, budget_of
 from .models import Model, build
-from .nets.passes import Field
 from .nets.posterior import DiagonalGaussianDistribution
-from .plan import Budget, Plan, Trace, plan, plan_blend, trace
+from .plan import Plan, plan_blend
+from .report import Report
+from .schedule import Home
 from .spec import KL_FLUX2, TINY, Spec, Variant
-from .stream import OnProgress, Progress, run_streamed, run_whole, share
-
-Mode = Literal["exact", "whole", "blend"]
-Direction = Literal["decode", "encode"]
-
-RESERVE = 0.1
-"""Share of the free memory that stays free where no limit is given."""
+from .stream import OnProgress, Progress
 
 BLEND_TILE_PX = 512
 """Edge of a tile in `mode="blend"` where none is given: diffusers' and ComfyUI's common default."""
-
-
-@dataclass(frozen=True)
-class How:
-    """How a caller wants a run: the parameters of that name of `VAE.decode`."""
-
-    mode: Mode
-    tile: int | None
-    memory_limit: int | str | None
-
-    def __post_init__(self) -> None:
-        if self.mode not in get_args(Mode):
-            raise InputError(f"mode {self.mode!r} is not known; expected one of {', '.join(get_args(Mode))}")
-        if self.tile is not None and self.tile < 1:
-            raise InputError(f"tile {self.tile} must be at least one cell")
 
 
 class VAE:
@@ -60,6 +40,9 @@ class VAE:
 
     def __init__(self, net: Model, spec: Spec, checkpoint: Checkpoint | None = None):
         self.net, self.spec, self.checkpoint = net, spec, checkpoint
+        self.last_report: Report | None = None
+        """What the last decode or encode did; None before the first, and for overlap-and-blend."""
+        self._planners = Planners()
 
     @classmethod
     def of(cls, net: Model, variant: Variant | None = None) -> VAE:
@@ -76,7 +59,13 @@ class VAE:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.net.dtype
+        """In which decoding computes."""
+        return self._half("decode").dtype
+
+    @property
+    def encode_dtype(self) -> torch.dtype:
+        """In which encoding computes."""
+        return self._half("encode").dtype
 
     # --- pixels and latents -------------------------------------------------------------------------------------------
 
@@ -96,11 +85,14 @@ class VAE:
         mode          "exact": as much at once as fits, tiles inside the network else, the same result either way; "whole": all at
                       once; "blend": overlapping tiles, cross-faded, approximate.
         tile          edge of a tile, in cells of each pass's output ("exact") or in pixels ("blend"); default: what fits.
-        memory_limit  bytes or "2GiB", weights included; default: what the device has free, less a reserve.
+        memory_limit  bytes, "2GiB", or "50%" of the device's memory, weights included; default, and at most: what is free, less a
+                      reserve.
         progress      called as (done, total, info) after each tile, in operations; may raise to cancel.
         size          crop the result to this (h, w), as a padded encode needs it.
 
-        Raises InputError for latents that do not fit, BudgetError where no plan does.
+        The result is on the device, or where the plan had room for it: in host memory, or in a memory-mapped temporary file.
+        `last_report` tells what was done. Raises InputError for latents that do not fit, BudgetError where no plan does or memory
+        ran out for good, NonFiniteError for values that float32 cannot hold either.
         """
         self._check("decode", latents, self.spec.latent_channels)
         pixels = self._run("decode", latents, How(mode, tile, memory_limit), progress).clamp_(-1, 1)
@@ -218,18 +210,20 @@ class VAE:
         else:
             (mh, mw) = self.spec.multiple
             shape = (batch, self.spec.pixel_channels, height // mh * mh, width // mw * mw)
-        return self._plan(direction, shape, How(mode, tile, memory_limit))
+        half, how = self._half(direction), How(mode, tile, memory_limit)
+        if mode == "blend":
+            return self._plan_blend(half, shape, how)
+        home: Home = "device" if half.device.type == "cpu" else "host"
+        return Execution(half, how, self._planners, shape, home, half.dtype.itemsize).plan()
 
-    def _plan(self, direction: Direction, shape: tuple[int, ...], how: How) -> Plan:
-        budget, bytes_of = self._budget(how.memory_limit), self._bytes()
-        batch, one = self._trace(direction, shape), self._trace(direction, (1, *shape[1:]))
-        if how.mode == "blend":
-            tile_px, tile_latent = self._blend_tile(how.tile)
-            edge = tile_latent if direction == "decode" else tile_px
-            tile = self._trace(direction, (*shape[:2], *(min(edge, n) for n in shape[2:])))
-            stride = max(int(edge * (1 - self.net.tile_overlap_factor)), 1)
-            return plan_blend(batch, tile, prod(-(-n // stride) for n in shape[2:]), tile_px, budget, **bytes_of)
-        return plan(batch, budget, one=one, tile=how.tile, whole=how.mode == "whole", **bytes_of)
+    def _plan_blend(self, half: Half, shape: tuple[int, ...], how: How) -> Plan:
+        tile_px, tile_latent = self._blend_tile(how.tile)
+        edge = tile_latent if half.direction == "decode" else tile_px
+        tile = half.trace((*shape[:2], *(min(edge, n) for n in shape[2:])))
+        stride = max(int(edge * (1 - self.net.tile_overlap_factor)), 1)
+        tiles, bytes_of = prod(-(-n // stride) for n in shape[2:]), {"itemsize": half.dtype.itemsize}
+        budget = budget_of(half, how.memory_limit)
+        return plan_blend(half.trace(shape), tile, tiles, tile_px, budget, weight_bytes=half.weight_bytes, **bytes_of)
 
     def _blend_tile(self, tile: int | None) -> tuple[int, int]:
         """Edges of a blended tile in pixels and in latent cells: at most what is asked for, so that the overlap is whole cells."""
@@ -237,47 +231,35 @@ class VAE:
         latent = max((tile or BLEND_TILE_PX) // self.spec.scale.h // cells, 1) * cells
         return latent * self.spec.scale.h, latent
 
-    def _budget(self, limit: int | str | None) -> Budget:
-        free = int((free_bytes(self.device) + self._weight_bytes()) * (1 - RESERVE))
-        device = free if limit is None else parse_bytes(limit)
-        return Budget(device, None if self.device.type == "cpu" else int(host_bytes() * (1 - RESERVE)))
-
-    def _weight_bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (*self.net.parameters(), *self.net.buffers()))
-
-    def _bytes(self) -> dict[str, int]:
-        return {"weight_bytes": self._weight_bytes(), "element_bytes": self.dtype.itemsize}
-
-    def _forward(self, direction: Direction) -> Callable[[Field], Field]:
-        return self.net.decode_field if direction == "decode" else self.net.encode_field
-
-    def _trace(self, direction: Direction, shape: tuple[int, ...]) -> Trace:
-        return trace(self._forward(direction), tuple(shape))
+    def _half(self, direction: Direction) -> Half:
+        """The half of the network that decodes or encodes."""
+        decodes = direction == "decode"
+        dtype = next(cast(nn.Module, self.net.decoder if decodes else self.net.encoder).parameters()).dtype
+        return Half(
+            direction,
+            self.net.decode_field if decodes else self.net.encode_field,
+            self.net,
+            self.device,
+            dtype,
+            may_overflow=dtype == torch.float16 and not self.spec.fp16_safe,
+        )
 
     def _run(self, direction: Direction, x: Tensor, how: How, progress: OnProgress | None) -> Tensor:
-        chosen = self._plan(direction, tuple(x.shape), how)
-        x = x.to(self.dtype)
+        half, self.last_report = self._half(direction), None
         if how.mode == "blend":
-            return self._run_blend(direction, x.to(self.device), how.tile, progress)
-        forward, parts = self._forward(direction), x.split(chosen.images)
-        made = []
-        for i, part in enumerate(parts):
-            told = share(progress, i, len(parts))
-            if chosen.tile is None:
-                made.append(run_whole(forward, part.to(self.device), chosen.steps, told))
-            else:
-                home = "cpu" if chosen.steps[0].on_host else self.device
-                made.append(run_streamed(forward, part.to(home), chosen.steps, self.device, told))
-        return made[0] if len(made) == 1 else torch.cat(made)
+            return self._run_blend(half, x, how, progress)
+        made, self.last_report = Execution.of(half, how, self._planners, x).run(x, progress)
+        return made
 
-    def _run_blend(self, direction: Direction, x: Tensor, tile: int | None, progress: OnProgress | None) -> Tensor:
-        blend = self.net.blend_decode if direction == "decode" else self.net.blend_encode
+    def _run_blend(self, half: Half, x: Tensor, how: How, progress: OnProgress | None) -> Tensor:
+        self._plan_blend(half, tuple(x.shape), how)
+        blend = self.net.blend_decode if half.direction == "decode" else self.net.blend_encode
 
         def after(done: int, tiles: int) -> None:
             if progress is not None:
                 progress(done, tiles, Progress(0, 1, done, tiles, "blended tile"))
 
-        return blend(x, *self._blend_tile(tile), after).to(self.dtype)
+        return blend(x.to(half.device, half.dtype), *self._blend_tile(how.tile), after).to(half.dtype)
 
 
 def load(
@@ -290,7 +272,8 @@ def load(
     """A VAE from a file or folder in any layout that checkpoint/ knows.
 
     `variant` names it where files cannot be told apart ("sdxl"); `device` defaults to CUDA where torch has it, else the CPU;
-    `dtype` to the stored one, and on a CPU to float32. Raises CheckpointError with one sentence for anything wrong.
+    `dtype`, in which it computes, to what is fast on the device and safe for the variant: bfloat16 or float16 to decode, float32 to
+    encode, and float32 for both where the device has nothing faster. Raises CheckpointError with one sentence for anything wrong.
     """
     return from_checkpoint(open_checkpoint(path, variant=variant), device=device, dtype=dtype)
 
@@ -307,7 +290,10 @@ def from_checkpoint(
 ) -> VAE:
     """A VAE from an opened checkpoint."""
     where = default_device() if device is None else torch.device(device)
-    if dtype is None and where.type == "cpu":
-        dtype = torch.float32
-    net = build(opened, dtype=dtype, device=where)
-    return VAE(net, Spec.of(opened.variant, net.config), opened)
+    spec = Spec.of(opened.variant, opened.config)
+    net = build(opened, dtype=dtype or default_dtype(where, spec, "encode"), device=where)
+    if dtype is None:
+        for part in (net.decoder, getattr(net, "post_quant_conv", None)):
+            if isinstance(part, nn.Module):
+                part.to(default_dtype(where, spec, "decode"))
+    return VAE(net, spec, opened)

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from meter import Meter
 from PIL import Image
 
+from benchmarks.meter import Meter
 from vae_core.media.latents import read_latents, write_latents
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "vae_core" / "embedded" / "photograph.safetensors"

@@ -1,101 +1,178 @@
-"""The ladder: which rung is taken under which budget."""
+"""Which way is taken under which budget, and that a plan's numbers and tiles are what they must be."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
+
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_nets import tiny_net
 
 import vae_core
-from vae_core.plan import Budget, Trace, plan, trace
+from vae_core.geometry import grid, tile_kinds
+from vae_core.nets.trace import trace
+from vae_core.plan import COSTS, Budget, Case, Plan, Planner
 
 NET = tiny_net("sdxl")
 TRACE = trace(NET.decode_field, (1, 4, 128, 96))
+CASE = Case(TRACE, itemsize=4, weight_bytes=1000, costs=COSTS["cpu"])
+PLANNER = Planner(CASE)
+APART = Planner(replace(CASE, costs=COSTS["cuda"], apart=True, input_home="host"))
+"""The same where the device has a memory of its own."""
 
-
-def planned(budget: Budget | None, traced: Trace = TRACE, **options: object) -> vae_core.Plan:
-    return plan(traced, budget, weight_bytes=1000, element_bytes=4, **options)  # type: ignore[arg-type]
-
-
-EVERYTHING = planned(None).rungs
+PLENTY = 1 << 40
+WHOLE, STREAMED, FILES = PLANNER.plan(Budget(PLENTY, None, PLENTY)).rungs
+LEAST = PLANNER.plan(Budget(PLENTY, None, PLENTY), tile=32).rungs[-1].device_bytes
+"""With tiles of 32 cells, and room for every Field."""
 
 
 def test_without_a_budget_everything_runs_at_once() -> None:
-    chosen = planned(None)
+    chosen = PLANNER.plan(None)
     assert chosen.rung == "whole" and chosen.tile is None and chosen.exact
+    assert chosen.operations == TRACE.operations
 
 
-def test_smaller_tiles_need_less_and_cost_no_less() -> None:
-    needed = [rung.device_bytes for rung in EVERYTHING]
-    assert needed == sorted(needed, reverse=True) and len(needed) > 3
-    operations = [rung.operations for rung in EVERYTHING]
-    assert operations == sorted(operations)
-
-
-@given(st.integers(0, 2 * EVERYTHING[0].device_bytes))
-def test_the_first_rung_that_fits_is_taken(limit: int) -> None:
-    fitting = [rung for rung in EVERYTHING if rung.device_bytes <= limit]
-    if not fitting:
-        with pytest.raises(vae_core.BudgetError) as refused:
-            planned(Budget(limit))
-        assert "at least" in str(refused.value) and "the limit is" in str(refused.value)
-        assert "streamed" in refused.value.table
+@given(st.integers(1, 2 * WHOLE.device_bytes), st.integers(0, 1 << 30))
+def test_the_cheapest_that_fits_is_taken(limit: int, disk: int) -> None:
+    try:
+        chosen = PLANNER.plan(Budget(limit, None, disk))
+    except vae_core.BudgetError as refused:
+        assert "needs" in str(refused) and "limit is" in str(refused)
+        assert "streamed" in refused.table and "yes" not in refused.table
         return
-    chosen = planned(Budget(limit))
-    assert (chosen.rung, chosen.tile) == (fitting[0].name, fitting[0].tile)
-    assert chosen.device_bytes <= limit
+    assert chosen.device_bytes <= limit and chosen.disk_bytes <= disk
+    assert chosen.chosen.cost == min(rung.cost for rung in chosen.rungs if rung.fits)
 
 
-def test_fields_move_to_the_host_when_the_device_is_too_small() -> None:
-    """Where the device has a memory of its own; the smallest rung on the device alone does not fit here."""
-    budget = Budget(EVERYTHING[-1].device_bytes // 2, host_bytes=1 << 40)
-    chosen = planned(budget)
-    assert chosen.rung == "streamed, Fields on the host"
-    assert chosen.device_bytes <= budget.device_bytes
-    assert chosen.host_bytes >= 2 * 4 * 16 * (8 * 128) * (8 * 96)  # two Fields of the last level
+@settings(max_examples=60)
+@given(
+    st.integers(10_000, 2 * WHOLE.device_bytes),
+    st.floats(1.0, 3.0),
+    st.integers(0, 1 << 28),
+    st.integers(0, 1 << 28),
+    st.booleans(),
+)
+def test_more_memory_is_never_slower(device: int, more: float, host: int, disk: int, apart: bool) -> None:
+    planner = APART if apart else PLANNER
+
+    def cost(factor: float) -> float:
+        memory = [int(n * factor) for n in (device, host, disk)]
+        try:
+            return planner.plan(Budget(memory[0], memory[1] if apart else None, memory[2])).chosen.cost
+        except vae_core.BudgetError:
+            return float("inf")
+
+    assert cost(more) <= cost(1.0)
+
+
+def test_fields_move_away_step_by_step_as_the_device_shrinks() -> None:
+    seen = []
+    device = APART.plan(None).device_bytes
+    while True:
+        try:
+            chosen = APART.plan(Budget(device, PLENTY))
+        except vae_core.BudgetError:
+            break
+        assert chosen.device_bytes <= device
+        seen.append(chosen.rung)
+        device = int(device * 0.8)
+    assert list(dict.fromkeys(seen)) == ["whole", "streamed", "streamed, Fields on the host"]
+
+
+def test_files_are_the_last_resort() -> None:
+    device = APART.plan(Budget(PLENTY, PLENTY), tile=32).rungs[1].device_bytes // 2
+    on_host = APART.plan(Budget(device, PLENTY, PLENTY))
+    assert on_host.rung == "streamed, Fields on the host" and on_host.disk_bytes == 0
+    in_files = APART.plan(Budget(device, on_host.host_bytes // 2, PLENTY))
+    assert in_files.rung == "streamed, Fields in files"
+    assert in_files.host_bytes <= on_host.host_bytes // 2 < in_files.disk_bytes + in_files.host_bytes
     with pytest.raises(vae_core.BudgetError, match="of host memory"):
-        planned(Budget(budget.device_bytes, host_bytes=chosen.host_bytes - 1))
+        APART.plan(Budget(device, on_host.host_bytes // 8, 0))
+
+
+def test_a_refusal_says_what_is_missing() -> None:
+    with pytest.raises(vae_core.BudgetError, match=r"needs .* with tiles of 32 cells, and the limit is .*; raise it"):
+        PLANNER.plan(Budget(20_000))
+    with pytest.raises(vae_core.BudgetError, match="is free; close programs"):
+        PLANNER.plan(Budget(20_000, asked=False))
+    with pytest.raises(vae_core.BudgetError, match=r"needs .* on the device .* of host memory \(there is"):
+        APART.plan(Budget(20_000, 20_000))
 
 
 def test_a_batch_that_does_not_fit_at_once_runs_image_by_image() -> None:
-    batch = trace(NET.decode_field, (3, *TRACE.shapes[0][1:]))
-    at_once, one_by_one, *streamed = planned(None, batch, one=TRACE).rungs
+    planner = Planner(replace(CASE, images=3))
+    at_once, one_by_one, *streamed = planner.plan(None).rungs
     assert (at_once.images, one_by_one.images) == (3, 1)
     assert one_by_one.device_bytes < at_once.device_bytes
     assert one_by_one.operations == at_once.operations == 3 * TRACE.operations
-    chosen = planned(Budget(one_by_one.device_bytes), batch, one=TRACE)
-    assert chosen.rung == "whole, image by image"
+    assert planner.plan(Budget(one_by_one.device_bytes)).rung == "whole, image by image"
     assert all(rung.images == 1 for rung in streamed)
 
 
-def test_a_tile_that_is_asked_for_is_the_only_rung() -> None:
-    chosen = planned(None, tile=48)
-    assert chosen.rungs == (chosen.chosen,) and chosen.tile == 48
+def test_a_tile_that_is_asked_for_is_the_only_one() -> None:
+    chosen = PLANNER.plan(None, tile=48)
+    assert chosen.tile == (48, 48) and all(rung.tile == (48, 48) for rung in chosen.rungs)
 
 
-@given(st.integers(1, 300))
-def test_tiles_are_aligned_and_never_larger_than_their_field(edge: int) -> None:
-    chosen = planned(None, tile=edge)
-    for step, p in zip(chosen.steps, TRACE.passes, strict=True):
-        for cells, size in zip(step.tile, p.shape[2:], strict=True):
-            assert 1 <= cells <= size
-            assert cells % p.chain.align == 0 or cells == size
+@settings(max_examples=25)
+@given(st.integers(1, 300), st.integers(1, 30), st.integers(1, 30), st.integers(50_000, 5_000_000))
+def test_tiles_partition_every_field(edge: int, h: int, w: int, limit: int) -> None:
+    """Each pass's tiles cover its output once; their kinds count them all; edges are aligned."""
+    traced = trace(NET.decode_field, (1, 4, h, w))
+    planner, plans = Planner(Case(traced)), []
+    plans.append(planner.plan(None, tile=edge))
+    with suppress(vae_core.BudgetError):
+        plans.append(planner.plan(Budget(limit, None, PLENTY)))
+    for chosen in plans:
+        for step, p in zip(chosen.steps, traced.passes, strict=True):
+            covered = torch.zeros(p.shape[2:], dtype=torch.int8)
+            for rows, columns in grid(p.shape[2:], step.tile):
+                covered[rows.start : rows.stop, columns.start : columns.stop] += 1
+            assert bool((covered == 1).all())
+            assert sum(count for _, count in tile_kinds(p.shape[2:], step.tile)) == len([*grid(p.shape[2:], step.tile)])
+            for cells, size in zip(step.tile, p.shape[2:], strict=True):
+                assert 1 <= cells <= size
+                assert cells % p.chain.align == 0 or cells == size
 
 
-def test_memory_is_taken_over_only_from_fields_that_die() -> None:
+def freed(chosen: Plan) -> list[int]:
+    return sorted(i for step in chosen.steps for i in (*step.frees, step.overwrites) if i is not None)
+
+
+def test_every_field_is_given_back_once_and_taken_over_only_when_it_dies() -> None:
     last = TRACE.last_use()
-    steps = planned(None, tile=64).steps
-    taken = [(i, step.overwrites) for i, step in enumerate(steps) if step.overwrites is not None]
+    chosen = PLANNER.plan(None, tile=64)
+    taken = [(i, step.overwrites) for i, step in enumerate(chosen.steps) if step.overwrites is not None]
     assert taken, "residual blocks add into their input's memory"
     assert all(last[index] == i for i, index in taken)
-    freed = [index for step in steps for index in (*step.frees, step.overwrites) if index is not None]
-    assert sorted(freed) == list(range(1, len(TRACE.shapes) - 1)), "every Field but input and result is given back once"
+    assert freed(chosen) == list(range(1, len(TRACE.shapes) - 1)), "every Field but input and result"
+
+
+def test_where_values_may_overflow_inputs_are_kept_and_every_pass_can_be_repeated() -> None:
+    chosen = Planner(replace(CASE, itemsize=2, watched=True)).plan(None)
+    assert chosen.rung == "streamed"
+    assert all(step.overwrites is None for step in chosen.steps)
+    assert chosen.steps[-1].statistics
+    assert freed(chosen) == list(range(1, len(TRACE.shapes) - 1))
+
+
+def test_networks_without_normalisation_may_run_depth_first() -> None:
+    tiny = tiny_net("taesd")
+    planner = Planner(Case(trace(tiny.decode_field, (1, 4, 256, 256)), costs=COSTS["cpu"]))
+    whole = planner.plan(None)
+    streamed = planner.plan(None, tile=32)
+    assert whole.rung == "whole"
+    chosen = planner.plan(Budget(streamed.device_bytes // 2))
+    assert chosen.rung == "depth first" and chosen.device_bytes <= streamed.device_bytes // 2
+    assert whole.operations < chosen.operations < 2 * whole.operations
+    assert "depth first" not in {rung.name for rung in PLANNER.plan(None).rungs}
 
 
 def test_a_plan_is_integers_and_text() -> None:
-    chosen = planned(Budget(EVERYTHING[2].device_bytes))
+    chosen = PLANNER.plan(Budget(WHOLE.device_bytes - 1))
     assert chosen.table().count("\n") == len(chosen.rungs)
     assert "→ streamed" in chosen.table()
     assert not any(isinstance(value, torch.Tensor) for step in chosen.steps for value in vars(step).values())

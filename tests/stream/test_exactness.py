@@ -9,7 +9,8 @@ import torch
 from tiny_nets import NAMES, relative_error, tiny_net
 
 from vae_core.nets.passes import Whole
-from vae_core.plan import plan, trace
+from vae_core.nets.trace import trace
+from vae_core.plan import Case, Planner
 from vae_core.spec import TINY, VARIANTS
 from vae_core.stream import run_streamed
 
@@ -28,8 +29,7 @@ def forward(net: Any, direction: str) -> Any:
 
 
 def over_tiles(net: Any, direction: str, x: torch.Tensor, tile: int) -> torch.Tensor:
-    traced = trace(forward(net, direction), tuple(x.shape))
-    chosen = plan(traced, None, weight_bytes=0, element_bytes=1, tile=tile)
+    chosen = Planner(Case(trace(forward(net, direction), tuple(x.shape)))).plan(None, tile=tile)
     return run_streamed(forward(net, direction), x, chosen.steps, x.device)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from .. import VAE, Plan, load, load_embedded
 from ..errors import InputError
+from ..plan import tiles_text
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -48,7 +49,9 @@ def load_vae(options: argparse.Namespace) -> VAE:
 
 def add_run_options(command: argparse.ArgumentParser) -> None:
     """What `run_options` reads."""
-    command.add_argument("--memory", metavar="LIMIT", help="bytes, or 2GiB; weights included (default: what is free)")
+    command.add_argument(
+        "--memory", metavar="LIMIT", help="bytes, 2GiB, or 50%%; weights included (default: what is free)"
+    )
     command.add_argument("--tile", type=positive, metavar="PX", help="edge of a tile, see --mode (default: what fits)")
     command.add_argument(
         "--mode",
@@ -68,9 +71,14 @@ def as_planned(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     return run_options(options) | {"memory_limit": plan.limit_bytes}
 
 
+def followed(vae: VAE, plan: Plan) -> Plan:
+    """What the last run did in the end: `plan`, unless something came in between."""
+    return plan if vae.last_report is None else vae.last_report.plan
+
+
 def way(plan: Plan) -> str:
     """How a plan runs, in a few words, for the line that reports the result."""
-    return plan.rung if plan.tile is None else f"{plan.rung}, tile {plan.tile}"
+    return plan.rung if plan.tile is None else f"{plan.rung}, tiles of {tiles_text(plan.tile)}"
 
 
 def add_quality_option(command: argparse.ArgumentParser) -> None:

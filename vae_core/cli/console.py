@@ -10,6 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .. import Report
+
 Progress = Callable[[int, int, Any], None]
 
 BAR = "{desc} {percentage:3.0f} % |{bar}| {elapsed} so far, {remaining} left"
@@ -34,6 +36,11 @@ class Console:
         """Something the user should know, that stops nothing."""
         if not self.quiet:
             print(f"note: {text}", file=sys.stderr)
+
+    def tell(self, report: Report | None) -> None:
+        """Notes on everything that did not go as planned."""
+        for event in () if report is None else report.events:
+            self.note(event)
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Progress | None]:

@@ -19,6 +19,7 @@ from .arguments import (
     add_run_options,
     add_vae_options,
     as_planned,
+    followed,
     load_vae,
     run_options,
     way,
@@ -59,6 +60,7 @@ def _decode(job: Job, vae: VAE, options: argparse.Namespace, console: Console) -
     plan, pixels = decode(vae, latents, options, console, file.size)
     job.target.parent.mkdir(parents=True, exist_ok=True)
     written = write_image(job.target, pixels, quality=options.quality, overwrite=options.force)
+    report = vae.last_report
     height, width = pixels.shape[-2:]
     console.say(f"{job.source} → {', '.join(map(str, written))}: {width}×{height} px, {way(plan)}")
     return {
@@ -67,6 +69,7 @@ def _decode(job: Job, vae: VAE, options: argparse.Namespace, console: Console) -
         "width": width,
         "height": height,
         "way": way(plan),
+        "report": None if report is None else report.to_dict(),
     }
 
 
@@ -87,7 +90,9 @@ def decode(
         **run_options(options),
     )
     with console.progress("decode") as progress:
-        return plan, vae.decode(latents, **as_planned(options, plan), progress=progress, size=size)
+        pixels = vae.decode(latents, **as_planned(options, plan), progress=progress, size=size)
+    console.tell(vae.last_report)
+    return followed(vae, plan), pixels
 
 
 def _raw(job: Job, vae: VAE, file: Latents, normalized: bool) -> Tensor:

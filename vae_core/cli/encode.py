@@ -17,6 +17,7 @@ from .arguments import (
     add_run_options,
     add_vae_options,
     as_planned,
+    followed,
     load_vae,
     run_options,
     way,
@@ -69,7 +70,14 @@ def _encode(job: Job, vae: VAE, options: argparse.Namespace, console: Console) -
     write_latents(job.target, latents, overwrite=options.force)
     shape = latents.tensor.shape
     console.say(f"{job.source} → {job.target}: {width}×{height} px to {shape_text(shape)} latents, {way(plan)}")
-    return {"input": str(job.source), "output": str(job.target), "shape": list(shape), "way": way(plan)}
+    report = None if vae.last_report is None else vae.last_report.to_dict()
+    return {
+        "input": str(job.source),
+        "output": str(job.target),
+        "shape": list(shape),
+        "way": way(plan),
+        "report": report,
+    }
 
 
 def encode(
@@ -93,7 +101,9 @@ def encode(
     sample = generator is not None
     with console.progress("encode") as progress:
         how = as_planned(options, plan)
-        return plan, vae.encode(pixels, **how, progress=progress, sample=sample, generator=generator, fit=fit)
+        raw = vae.encode(pixels, **how, progress=progress, sample=sample, generator=generator, fit=fit)
+    console.tell(vae.last_report)
+    return followed(vae, plan), raw
 
 
 def _generator(options: argparse.Namespace) -> torch.Generator | None:

@@ -6,7 +6,7 @@ scores exists at a time than one tile's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from math import prod
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import GroupNorm, Plus, wide
+from .layers import GroupNorm, Plus, cast, wide
 from .passes import Field, OnTile, Op, Place, Shape, Source, Tile
 
 
@@ -34,6 +34,14 @@ class Linear(nn.Linear, Op):
     def of(self, x: Tensor) -> Tensor:
         return untokens(self(tokens(x)), like=x)
 
+    def bind(self, source: Source) -> OnTile:
+        weight, bias = self.weight.to(source.dtype), cast(self.bias, source.dtype)
+        return lambda tile, place: untokens(F.linear(tokens(tile.data), weight, bias), like=tile.data)
+
+    @property
+    def geometry(self) -> Hashable:
+        return self.name, self.in_features, self.out_features
+
     def out_shape(self, shape: Shape) -> Shape:
         return (shape[0], self.out_features, *shape[2:])
 
@@ -48,9 +56,19 @@ class LinearPart(Op):
         self.fused, self.index, self.parts = fused, index, parts
 
     def of(self, x: Tensor) -> Tensor:
-        weight = self.fused.weight.chunk(self.parts)[self.index]
-        bias = self.fused.bias.chunk(self.parts)[self.index]
-        return untokens(F.linear(tokens(x), weight, bias), like=x)
+        return untokens(F.linear(tokens(x), *self._part()), like=x)
+
+    def _part(self) -> tuple[Tensor, Tensor]:
+        fused = self.fused
+        return fused.weight.chunk(self.parts)[self.index], fused.bias.chunk(self.parts)[self.index]
+
+    def bind(self, source: Source) -> OnTile:
+        weight, bias = (part.to(source.dtype) for part in self._part())
+        return lambda tile, place: untokens(F.linear(tokens(tile.data), weight, bias), like=tile.data)
+
+    @property
+    def geometry(self) -> Hashable:
+        return self.name, self.fused.in_features, self.fused.out_features, self.parts
 
     def out_shape(self, shape: Shape) -> Shape:
         return (shape[0], self.fused.out_features // self.parts, *shape[2:])
@@ -89,7 +107,7 @@ class AttnProcessor2_0(_Processor):
     """
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        return F.scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)).squeeze(1)
 
     def scratch(self, channels: int, queries: int, keys: int) -> int:
         # Each query's log-sum in float32, two elements in half precision, which torch returns beside the result.
@@ -133,9 +151,7 @@ class Attend(Op):
         return untokens(self.processor.attend(q, k, v), like=x)
 
     def bind(self, source: Source) -> OnTile:
-        # Copied once a pass where the layout asks for it, not once a tile.
-        k = tokens(source.everything(self.keys)).contiguous()
-        v = tokens(source.everything(self.values)).contiguous()
+        k, v = tokens(source.everything(self.keys)), tokens(source.everything(self.values))
 
         def on_tile(tile: Tile, place: Place) -> Tensor:
             one = slice(tile.image, tile.image + 1)
@@ -150,8 +166,9 @@ class Attend(Op):
         positions = prod(self.keys.shape[2:])
         return 4 * prod(made) * positions
 
-    def kept(self, element_bytes: int) -> int:
-        return (prod(self.keys.shape) + prod(self.values.shape)) * element_bytes
+    @property
+    def geometry(self) -> Hashable:
+        return self.name, tuple(self.keys.shape), type(self.processor)
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
         return self.processor.scratch(read[1], prod(read[2:]), prod(self.keys.shape[2:]))

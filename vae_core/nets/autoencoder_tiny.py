@@ -60,15 +60,15 @@ class AutoencoderTinyConfig(Config):
 
 
 # Pictures are [0, 1] inside the network and [-1, 1] outside; the latent is bounded softly at ±3.
-to_unit_range = Pointwise(lambda x: x.add(1).div(2), lambda x: x.add_(1).div_(2))
-from_unit_range = Pointwise(lambda x: x.mul(2).sub(1), lambda x: x.mul_(2).sub_(1))
+to_unit_range = Pointwise("to [0, 1]", lambda x: x.add(1).div(2), lambda x: x.add_(1).div_(2))
+from_unit_range = Pointwise("to [-1, 1]", lambda x: x.mul(2).sub(1), lambda x: x.mul_(2).sub_(1))
 
 
 def _soft_clamp(x: Tensor) -> Tensor:
     return torch.tanh(x / 3) * 3
 
 
-soft_clamp = Pointwise(_soft_clamp, lambda x: x.div_(3).tanh_().mul_(3))
+soft_clamp = Pointwise("soft clamp", _soft_clamp, lambda x: x.div_(3).tanh_().mul_(3))
 
 
 def steps(layers: nn.ModuleList) -> list[Any]:

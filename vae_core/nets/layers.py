@@ -5,7 +5,7 @@ Each is an ordinary `nn.Module` with ordinary parameter names, callable on plain
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import reduce
 from math import prod
 from operator import add
@@ -40,8 +40,15 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def cast(parameter: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A parameter in the dtype of a pass: itself, but for a pass that is repeated in a wider one."""
+    return None if parameter is None else parameter.to(dtype)
+
+
 class Conv2d(nn.Conv2d, Op):
     """A convolution with zero padding `pads = (before, after)`, the same on both axes."""
+
+    strided = False
 
     def __init__(
         self, c_in: int, c_out: int, kernel: int, stride: int = 1, pads: tuple[int, int] = (0, 0), bias: bool = True
@@ -51,24 +58,34 @@ class Conv2d(nn.Conv2d, Op):
         self.pixelwise = kernel == stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._convolve(x, (self.pads, self.pads))
+        return self._convolve(x, (self.pads, self.pads), self.weight, self.bias)
 
     of = forward
 
-    def _convolve(self, x: Tensor, missing: Pads) -> Tensor:
+    @property
+    def geometry(self) -> Hashable:
+        return self.name, self.in_channels, self.out_channels, self.kernel_size, self.stride, self.pads
+
+    def _convolve(self, x: Tensor, missing: Pads, weight: Tensor, bias: Tensor | None) -> Tensor:
         own, rest = split_pads(missing)
         if x.device.type == "cpu" and x.dtype == torch.bfloat16 and self._makes_one_column(x, missing):
             # oneDNN (torch 2.13, AMX) returns garbage for a strided bfloat16 convolution with an output one column wide.
             wider = (*missing[:-1], (missing[-1][0], missing[-1][1] + self.stride[-1]))
-            return F.conv2d(pad(x, wider), self.weight, self.bias, self.stride)[..., :1]
-        return F.conv2d(pad(x, rest), self.weight, self.bias, self.stride, own)
+            return F.conv2d(pad(x, wider), weight, bias, self.stride)[..., :1]
+        return F.conv2d(pad(x, rest), weight, bias, self.stride, own)
 
     def _makes_one_column(self, x: Tensor, missing: Pads) -> bool:
         width = x.shape[-1] + sum(missing[-1])
         return self.stride[-1] > 1 and width < self.kernel_size[-1] + self.stride[-1]
 
     def bind(self, source: Source) -> OnTile:
-        return lambda tile, place: self._convolve(tile.data, place.missing)
+        weight, bias = self.weight.to(source.dtype), cast(self.bias, source.dtype)
+        return lambda tile, place: self._convolve(tile.data, place.missing, weight, bias)
+
+    def at(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """The convolution of whole tensors, computed in `dtype`."""
+        weight, bias = self.weight.to(dtype), cast(self.bias, dtype)
+        return lambda x: self._convolve(x, (self.pads, self.pads), weight, bias)
 
     def out_shape(self, shape: Shape) -> Shape:
         b, _, *sizes = shape
@@ -105,16 +122,21 @@ class UpsampleConv2d(nn.Conv2d, Op):
     """
 
     pixelwise = False
+    strided = False
 
     def __init__(self, c_in: int, c_out: int, factor: int = 2, bias: bool = True):
         super().__init__(c_in, c_out, 3, bias=bias)
         self.factor = factor
         self.align = factor
 
-    def transposed_kernel(self) -> Tensor:
-        """`c_in c_out k k` with k = factor + 2, summed in float32 or better."""
+    @property
+    def geometry(self) -> Hashable:
+        return self.name, self.in_channels, self.out_channels, self.factor
+
+    def transposed_kernel(self, dtype: torch.dtype | None = None) -> Tensor:
+        """`c_in c_out k k` with k = factor + 2, summed in float32 or better; in `dtype`, by default the weight's."""
         rows = _with_box(self.weight.to(wide(self.weight.dtype)).flip(2, 3).transpose(0, 1), self.factor, axis=2)
-        return _with_box(rows, self.factor, axis=3).to(self.weight.dtype)
+        return _with_box(rows, self.factor, axis=3).to(dtype or self.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv_transpose2d(x, self.transposed_kernel(), self.bias, self.factor, padding=1)
@@ -127,13 +149,13 @@ class UpsampleConv2d(nn.Conv2d, Op):
         )
 
     def bind(self, source: Source) -> OnTile:
-        kernel, s = self.transposed_kernel(), self.factor
+        kernel, bias, s = self.transposed_kernel(source.dtype), cast(self.bias, source.dtype), self.factor
 
         def on_tile(tile: Tile, place: Place) -> Tensor:
             # A halo cell inside the picture contributes `factor` output cells beyond the region. Where an axis has a halo cell on
             # both sides, the padding crops them; where it has one on one side only, they are left out of a view.
             padding = tuple(1 if any(sides) else s + 1 for sides in place.missing)
-            y = F.conv_transpose2d(tile.data, kernel, self.bias, s, padding=padding)  # type: ignore[arg-type]
+            y = F.conv_transpose2d(tile.data, kernel, bias, s, padding=padding)  # type: ignore[arg-type]
             return y[(..., *(_without_halo(sides, s) for sides in place.missing))]
 
         return on_tile
@@ -193,6 +215,14 @@ class GroupNorm(nn.GroupNorm, Op):
             tile.data, mean[tile.image], var[tile.image], weight, bias, training=False, eps=self.eps
         )
 
+    @property
+    def geometry(self) -> Hashable:
+        return self.name, self.num_channels
+
+    def kept(self, element_bytes: int) -> int:
+        # Vectors of one value per channel: statistics of channels and of groups, weight and bias, and what comes in between.
+        return 16 * self.num_channels * max(element_bytes, 4)
+
     def _of_groups(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of each channel's group, `b c`, from those of each channel."""
         b, c = mean.shape
@@ -205,9 +235,13 @@ class GroupNorm(nn.GroupNorm, Op):
 class Pointwise(Op):
     """A function of each element alone; `over` is the same function in place."""
 
-    def __init__(self, of: Callable[[Tensor], Tensor], over: Callable[[Tensor], Tensor] | None = None):
-        self._of, self._over = of, over
+    def __init__(self, name: str, of: Callable[[Tensor], Tensor], over: Callable[[Tensor], Tensor] | None = None):
+        self._name, self._of, self._over = name, of, over
         self.in_place = over is not None
+
+    @property
+    def name(self) -> str:
+        return self._name
 
     def of(self, x: Tensor) -> Tensor:
         return self._of(x)
@@ -216,10 +250,10 @@ class Pointwise(Op):
         return self._over(x) if self._over is not None else self._of(x)
 
 
-silu = Pointwise(F.silu, lambda x: F.silu(x, inplace=True))
-relu = Pointwise(F.relu, lambda x: F.relu(x, inplace=True))
-gelu = Pointwise(F.gelu)
-mish = Pointwise(F.mish, lambda x: F.mish(x, inplace=True))
+silu = Pointwise("silu", F.silu, lambda x: F.silu(x, inplace=True))
+relu = Pointwise("relu", F.relu, lambda x: F.relu(x, inplace=True))
+gelu = Pointwise("gelu", F.gelu)
+mish = Pointwise("mish", F.mish, lambda x: F.mish(x, inplace=True))
 
 ACTIVATIONS = {"silu": silu, "swish": silu, "relu": relu, "gelu": gelu, "mish": mish}
 
@@ -238,6 +272,7 @@ class Plus(Op):
 
     def __init__(self, other: Field, by: Conv2d | None = None):
         self.other, self.by = other, by
+        self.strided_parts = by is None
 
     def of(self, x: Tensor) -> Tensor:
         return self._rest(self.other.data) + x  # type: ignore[attr-defined]
@@ -248,9 +283,17 @@ class Plus(Op):
     def _rest(self, other: Tensor) -> Tensor:
         return other if self.by is None else self.by(other)
 
+    @property
+    def geometry(self) -> Hashable:
+        return self.name, None if self.by is None else self.by.geometry
+
     def bind(self, source: Source) -> OnTile:
+        by = None if self.by is None else self.by.at(source.dtype)
+
         def on_tile(tile: Tile, place: Place) -> Tensor:
-            rest = self._rest(source.part(self.other, tile.image, place.region))
+            rest = source.part(self.other, tile.image, place.region)
+            if by is not None:
+                rest = by(rest.contiguous())
             return tile.data.add_(rest) if tile.owned else tile.data + rest
 
         return on_tile

@@ -11,7 +11,7 @@ just that region. Several operations in one pass run over one tile in turn, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -56,6 +56,11 @@ class Place(NamedTuple):
 class Source(Protocol):
     """What a pass offers to its operations when they prepare for its tiles."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the pass computes; wider than the weights' where theirs overflowed."""
+        ...
+
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and population variance per image and channel (`b c`) of the Field that enters the pass."""
         ...
@@ -77,7 +82,7 @@ class Tile(NamedTuple):
     image: int
     """Which image of the batch."""
     owned: bool
-    """False while `data` is a view of a Field, which must not be written."""
+    """False while `data` is a view of a Field, which must not be written and need not be contiguous."""
 
 
 OnTile = Callable[[Tile, Place], Tensor]
@@ -91,6 +96,11 @@ class Op:
         """For people."""
         return type(self).__name__
 
+    @property
+    def geometry(self) -> Hashable:
+        """All that its windows, bytes and operations depend on: operations of equal geometry are planned alike."""
+        return self.name, self.in_place
+
     align: int = 1
     """Output regions start and stop at multiples of this."""
     in_place: bool = False
@@ -99,6 +109,10 @@ class Op:
     """It needs the statistics of the pass's input Field, so it can only be the first."""
     pixelwise: bool = True
     """An output cell depends on no other cell of the input than itself."""
+    strided: bool = True
+    """It reads a strided view as it is; torch's convolutions would copy it, unseen by any plan."""
+    strided_parts: bool = True
+    """The same of the parts of other Fields that it reads."""
 
     def of(self, x: Tensor) -> Tensor:
         """The operation on a whole tensor, as fast as torch has it."""
@@ -185,6 +199,16 @@ class Chain:
     def flops(self, stages: Sequence[Shape]) -> int:
         """Operations of the pass in one piece."""
         return sum(op.flops(read, made) for op, read, made in zip(self.ops, stages[:-1], stages[1:], strict=True))
+
+    @property
+    def geometry(self) -> Hashable:
+        """All that its windows, bytes and operations depend on."""
+        return tuple(op.geometry for op in self.ops)
+
+    @property
+    def strided(self) -> bool:
+        """It can begin with a strided view."""
+        return not self.ops or self.ops[0].strided
 
     @property
     def pixelwise(self) -> bool:

@@ -1,7 +1,6 @@
-"""Planning: trace a network's forward, work out what each way of running it needs, choose the one that fits."""
+"""Planning: work out what each way of running a traced network needs and costs, and choose the cheapest that fits."""
 
-from .plan import Budget, Plan, Rung
-from .planner import plan, plan_blend
-from .trace import Trace, trace
+from .plan import COSTS, Budget, Costs, Plan, Rung, readable, tiles_text
+from .planner import Case, Planner, plan_blend
 
-__all__ = ["Budget", "Plan", "Rung", "Trace", "plan", "plan_blend", "trace"]
+__all__ = ["COSTS", "Budget", "Case", "Costs", "Plan", "Planner", "Rung", "plan_blend", "readable", "tiles_text"]

@@ -1,94 +1,236 @@
-"""How many bytes a pass needs: the Fields that live while it runs, and the workspace of its largest tile.
+"""How many bytes and operations a pass takes with tiles of a given size, besides the Fields that live while it runs.
 
-The workspace mirrors what stream/run.py allocates; tests compare both with a meter that counts live storages.
+It mirrors what stream/run.py, stream/whole.py and stream/depth_first.py allocate; tests compare both with a meter of live storages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from math import prod
 from typing import NamedTuple
 
-from ..geometry import Region, tile_kinds, whole
-from ..schedule import Step, Steps
-from .trace import Trace, TracedPass
+from ..geometry import Region, Span, Window, span_kinds, whole
+from ..nets.passes import Op, Place
+from ..nets.trace import Trace, TracedPass
+
+VECTOR_BYTES = 16 * 4
+"""Per channel: statistics of one tile and what merging them takes, at most so many vectors of float32."""
 
 
-class Footprint(NamedTuple):
-    """Peak bytes beyond the weights."""
+class Reading(NamedTuple):
+    """How a pass finds a Field that it reads."""
+
+    away: bool
+    """In another memory than the device's."""
+    itemsize: int
+    """Bytes of an element there."""
+
+
+class Need(NamedTuple):
+    """Bytes that one pass allocates besides Fields, at most."""
 
     device: int
     host: int
 
 
-def workspace(p: TracedPass, regions: Sequence[Region], images: int, copied: bool, element_bytes: int) -> int:
-    """Bytes that a pass allocates besides Fields, at most, over the given tiles of `images` images each.
+class _Stage(NamedTuple):
+    """One operation on one kind of tile, in elements."""
 
-    `copied` tells that the input's window comes from another memory and is a copy, where it is else a view.
-    """
-    kept = sum(op.kept(element_bytes) for op in p.chain.ops)
-    preparing = sum(op.preparing(element_bytes) for op in p.chain.ops)
-    tile = max(_tile_elements(p, region, images, copied) for region in regions) * element_bytes
-    return max(kept + tile, preparing)
-
-
-def _tile_elements(p: TracedPass, region: Region, images: int, copied: bool) -> int:
-    places = p.chain.places(region, p.stages)
-    peak = held = 0
-    for i, (op, place) in enumerate(zip(p.chain.ops, places, strict=True)):
-        read = (images, p.stages[i][1], *(w.span.size for w in place.windows))
-        made = (images, p.stages[i + 1][1], *(span.size for span in place.region))
-        if i == 0 and copied:
-            held = prod(read)
-        new = 0 if op.in_place and held else prod(made)
-        copied_parts = sum(prod(made) for _ in op.reads()) if copied else 0
-        peak = max(peak, held + new + copied_parts + op.scratch(read, made, place))
-        held = new or held
-    return max(peak, held)
+    made: int
+    in_place: bool
+    scratch: int
+    parts: tuple[int, ...]
+    strided_parts: bool
 
 
-def streamed(trace: Trace, steps: Steps, element_bytes: int, one_memory: bool) -> Footprint:
-    """Peaks of a streamed run. `one_memory`: device and host are the same, so everything counts as the device."""
-    on_host: list[bool] = [not one_memory and any(s.on_host for s in steps)]
-    size = [prod(trace.shapes[0]) * element_bytes]
-    live = {0}
-    peak = [size[0] if not on_host[0] else 0, size[0] if on_host[0] else 0]
-    for p, step in zip(trace.passes, steps, strict=True):
-        away = step.on_host and not one_memory
-        if step.overwrites is None:
-            size.append(prod(p.shape) * element_bytes)
-        else:
-            size.append(size[step.overwrites])
-            live.discard(step.overwrites)
-        on_host.append(away)
-        live.add(p.makes)
-        fields = [sum(size[i] for i in live if on_host[i] is host) for host in (False, True)]
-        peak[0] = max(
-            peak[0], fields[0] + _pass_bytes(p, step, any(on_host[i] for i in (p.enters, *p.reads)), element_bytes)
-        )
-        peak[1] = max(peak[1], fields[1])
-        live -= set(step.frees)
-    return Footprint(*peak)
+class _Kind(NamedTuple):
+    """One kind of tile on its way through a pass."""
+
+    read: int
+    whole: bool
+    """The window is all of the entering Field."""
+    stages: tuple[_Stage, ...]
 
 
-def _pass_bytes(p: TracedPass, step: Step, copied: bool, element_bytes: int) -> int:
-    if not p.chain.ops:  # a foreign function over the whole Field
-        return 2 * prod(p.shape) * element_bytes
-    regions = [region for region, _ in tile_kinds(p.shape[2:], step.tile)]
-    return workspace(p, regions, 1, copied, element_bytes)
+class Tiling:
+    """One pass cut into tiles: what each kind of tile needs, and what they cost together. For one image."""
+
+    def __init__(self, p: TracedPass, tile: Sequence[int], images: int = 1):
+        self.p, self.images = p, images
+        axes = [_axis_kinds(p, axis, edge) for axis, edge in enumerate(tile)]
+        self.tiles = prod(sum(kind.count for kind in kinds) for kinds in axes)
+        self.kinds = [self._kind(combination) for combination in product(*axes)]
+        self.window_elements = p.stages[0][1] * prod(sum(k.count * k.windows[0].span.size for k in ks) for ks in axes)
+        self.operations = sum(self._operations(op, i, axes) for i, op in enumerate(p.chain.ops))
+        self.largest_read = max((k.read for k in self.kinds), default=0)
+        self.largest_made = max((k.stages[-1].made for k in self.kinds), default=0)
+
+    def _kind(self, combination: Sequence[_AxisKind]) -> _Kind:
+        p, stages = self.p, []
+        for i, op in enumerate(p.chain.ops):
+            place = Place(tuple(k.spans[i] for k in combination), tuple(k.windows[i] for k in combination))
+            read = (self.images, p.stages[i][1], *(w.span.size for w in place.windows))
+            made = (self.images, p.stages[i + 1][1], *(span.size for span in place.region))
+            cells = self.images * prod(made[2:])
+            parts = tuple(cells * f.shape[1] for f in op.reads())
+            strided = op.strided_parts or made[2:] == p.stages[i + 1][2:]
+            stages.append(_Stage(prod(made), op.in_place, op.scratch(read, made, place), parts, strided))
+        sizes = tuple(k.windows[0].span.size for k in combination)
+        return _Kind(self.images * p.stages[0][1] * prod(sizes), sizes == tuple(p.stages[0][2:]), tuple(stages))
+
+    def _operations(self, op: Op, i: int, axes: Sequence[Sequence[_AxisKind]]) -> int:
+        """Over all tiles. An operation's count is a product over axes, so that sums over each axis do for the whole grid."""
+        read = (self.images, self.p.stages[i][1], *(sum(k.count * k.windows[i].span.size for k in ks) for ks in axes))
+        made = (self.images, self.p.stages[i + 1][1], *(sum(k.count * k.spans[i].size for k in ks) for ks in axes))
+        return op.flops(read, made)
+
+    def need(
+        self, enters: Reading, reads: Sequence[Reading], itemsize: int, out: Reading, *, staged: bool, kept: int
+    ) -> Need:
+        """Bytes of the largest tile; `kept` for the whole pass besides. `staged`: copies go through pinned buffers."""
+        chain = self.p.chain
+        kept += sum(op.kept(itemsize) for op in chain.ops)
+        preparing = kept + sum(op.preparing(itemsize) - op.kept(itemsize) for op in chain.ops)
+        inputs = max(self._inputs(kind, enters, reads, itemsize) for kind in self.kinds)
+        fetches = enters.away or any(r.away for r in reads)
+        converted = self.largest_made * out.itemsize if out.itemsize != itemsize else 0
+        after = self.largest_made * itemsize + converted + (inputs if fetches else 0)
+        tile = max(self._computing(kind, enters, reads, itemsize) for kind in self.kinds)
+        arriving = self._arriving(enters, reads, itemsize)
+        device = max(kept + max(tile, after, arriving), preparing) + self._vectors()
+        return Need(device, self._staging(enters, reads, out) if staged else 0)
+
+    def _inputs(self, kind: _Kind, enters: Reading, reads: Sequence[Reading], itemsize: int) -> int:
+        """Bytes of one tile's inputs that are copies."""
+        copied = _copied(enters, itemsize) or not (self.p.chain.strided or kind.whole)
+        parts = zip([n for stage in kind.stages for n in stage.parts], reads, strict=True)
+        return (kind.read if copied else 0) * itemsize + sum(n * itemsize for n, r in parts if _copied(r, itemsize))
+
+    def _arriving(self, enters: Reading, reads: Sequence[Reading], itemsize: int) -> int:
+        """Bytes while a tile's inputs are converted: each in both dtypes, beside those that are there."""
+        if all(r.itemsize == itemsize for r in (enters, *reads)):
+            return 0
+        elements = self.largest_read + sum(n for s in self.kinds[0].stages for n in s.parts)
+        return elements * (itemsize + max(r.itemsize for r in (enters, *reads)))
+
+    def _computing(self, kind: _Kind, enters: Reading, reads: Sequence[Reading], itemsize: int) -> int:
+        """Bytes at most while the operations run one after the other."""
+        copied = _copied(enters, itemsize) or not (self.p.chain.strided or kind.whole)
+        held = kind.read if copied else 0
+        left = list(reads)
+        waiting = sum(n for s in kind.stages for n, r in zip(s.parts, left, strict=False) if _copied(r, itemsize))
+        peak = 0
+        for stage in kind.stages:
+            mine = [left.pop(0) for _ in stage.parts]
+            strided = sum(
+                n for n, r in zip(stage.parts, mine, strict=True) if not (_copied(r, itemsize) or stage.strided_parts)
+            )
+            new = 0 if stage.in_place and held else stage.made
+            peak = max(peak, held + waiting + strided + new + stage.scratch)
+            waiting -= sum(n for n, r in zip(stage.parts, mine, strict=True) if _copied(r, itemsize))
+            held = new or held
+        return max(peak, held) * itemsize
+
+    def _staging(self, enters: Reading, reads: Sequence[Reading], out: Reading) -> int:
+        """Bytes of the pinned buffers."""
+        parts = [max(k) for k in zip(*([n for s in kind.stages for n in s.parts] for kind in self.kinds), strict=True)]
+        count = sum(n * r.itemsize for n, r in zip(parts, reads, strict=True) if r.away)
+        count += self.largest_read * enters.itemsize if enters.away else 0
+        return count + (self.largest_made * out.itemsize if out.away else 0)
+
+    def _vectors(self) -> int:
+        return VECTOR_BYTES * (self.p.stages[0][1] + self.p.shape[1]) * self.images
+
+    def whole_need(self, itemsize: int) -> int:
+        """Bytes of a pass of the whole run: one tile, and its output becomes a Field as it is."""
+        chain = self.p.chain
+        here = [Reading(False, itemsize)] * sum(len(stage.parts) for stage in self.kinds[0].stages)
+        tile = self._computing(self.kinds[0], Reading(False, itemsize), here, itemsize)
+        kept = sum(op.kept(itemsize) for op in chain.ops)
+        return max(kept + tile, sum(op.preparing(itemsize) for op in chain.ops)) + self._vectors()
 
 
-def whole_run(trace: Trace, element_bytes: int) -> Footprint:
-    """Peaks of a run over plain tensors: every pass is one tile of all images, and a pass's result is a Field by itself."""
-    last = trace.last_use()
-    live = {0}
-    peak = 0
+def _copied(reading: Reading, itemsize: int) -> bool:
+    return reading.away or reading.itemsize != itemsize
+
+
+class _AxisKind(NamedTuple):
+    """Tiles that are alike along one axis: how many, and per operation the output span and the input window."""
+
+    count: int
+    spans: tuple[Span, ...]
+    windows: tuple[Window, ...]
+
+
+def _axis_kinds(p: TracedPass, axis: int, edge: int) -> list[_AxisKind]:
+    """Axes do not depend on each other, so that windows are worked out for each by itself."""
+    axes, kinds = len(p.shape) - 2, []
+    for span, count in span_kinds(p.shape[2 + axis], edge):
+        spans, windows = [], []
+        for op, shape in zip(reversed(p.chain.ops), reversed(p.stages[:-1]), strict=True):
+            window = op.window(axis, (span,) * axes, shape[2:])
+            spans.append(span)
+            windows.append(window)
+            span = window.span
+        kinds.append(_AxisKind(count, tuple(spans[::-1]), tuple(windows[::-1])))
+    return kinds
+
+
+def whole_bytes(trace: Trace, itemsize: int) -> int:
+    """Peak of a run over plain tensors, without the input: every pass is one tile of all images."""
+    last, sizes = trace.last_use(), [prod(shape) * itemsize for shape in trace.shapes]
+    live: set[int] = set()
+    peak, known = 0, {}
     for i, p in enumerate(trace.passes):
-        held = sum(prod(trace.shapes[f]) for f in live) * element_bytes
-        if p.chain.ops:
-            inside = workspace(p, [whole(p.shape[2:])], p.shape[0], False, element_bytes)
-        else:
-            inside = 2 * prod(p.shape) * element_bytes
-        peak = max(peak, held + inside)
-        live = {f for f in (*live, p.makes) if last[f] > i or f == 0}  # the caller holds the input
-    return Footprint(peak, 0)
+        key = (p.chain.geometry, p.stages[0])
+        if key not in known:
+            foreign = not p.chain.ops
+            known[key] = 2 * sizes[p.makes] if foreign else Tiling(p, p.shape[2:], p.shape[0]).whole_need(itemsize)
+        peak = max(peak, sum(sizes[f] for f in live) + known[key])
+        live = {f for f in (*live, p.makes) if last[f] > i}
+    return peak
+
+
+def depth_first(
+    trace: Trace, regions: Sequence[tuple[Region, int]], itemsize: int, in_itemsize: int
+) -> tuple[int, int]:
+    """Peak bytes besides input and result, and operations in all, of a depth-first run over the given kinds of tile."""
+    peak = operations = 0
+    last = trace.last_use()
+    kept = [sum(op.kept(itemsize) for op in p.chain.ops) for p in trace.passes]
+    preparing = max(
+        sum(kept[:i]) + sum(op.preparing(itemsize) for op in p.chain.ops) for i, p in enumerate(trace.passes)
+    )
+    for region, count in regions:
+        needs = trace.needs(region)
+        sizes = [shape[1] * prod(s.size for s in need) for shape, need in zip(trace.shapes, needs, strict=True)]
+        converts = in_itemsize != itemsize
+        live = {0: sizes[0]} if converts else {}
+        most = sizes[0] * (1 + in_itemsize / itemsize) if converts else 0
+        for i, p in enumerate(trace.passes):
+            inside, count_once = _patch(p, needs[p.makes])
+            operations += count_once * count
+            most = max(most, sum(live.values()) + inside)
+            live[p.makes] = sizes[p.makes]
+            live = {f: size for f, size in live.items() if last[f] > i}
+        peak = max(peak, int(most * itemsize))
+    return max(sum(kept) + peak, preparing), operations
+
+
+def _patch(p: TracedPass, region: Region) -> tuple[int, int]:
+    """Elements at most, and operations, of one pass on one region."""
+    places = p.chain.places(region, p.stages)
+    held, peak, operations = 0, 0, 0
+    if not p.chain.strided and tuple(w.span for w in places[0].windows) != whole(p.stages[0][2:]):
+        held = p.stages[0][1] * prod(w.span.size for w in places[0].windows)
+    owned = False
+    for i, (op, place) in enumerate(zip(p.chain.ops, places, strict=True)):
+        read = (1, p.stages[i][1], *(w.span.size for w in place.windows))
+        made = (1, p.stages[i + 1][1], *(span.size for span in place.region))
+        new = 0 if op.in_place and owned else prod(made)
+        parts = 0 if op.strided_parts else sum(f.shape[1] for f in op.reads()) * prod(made[2:])
+        peak = max(peak, held + new + parts + op.scratch(read, made, place))
+        held, owned = new or held, True
+        operations += op.flops(read, made)
+    return max(peak, held), operations

@@ -6,32 +6,60 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..schedule import Steps
+from ..schedule import Home, Steps
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes that a run may use, weights included. `host_bytes` is None where device and host are one memory."""
+    """Bytes that a run may use, weights included."""
 
     device_bytes: int
     host_bytes: int | None = None
+    """None where device and host are one memory."""
+    disk_bytes: int = 0
+    """Of temporary files."""
+    asked: bool = True
+    """The user set a limit; else it is what is free, less a reserve."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What other things cost, measured in operations. They weigh plans against each other, and no plan's memory depends on them."""
+
+    tile: int
+    """One tile of one pass: launching its kernels, reading its halo."""
+    host_byte: float
+    """A byte between device and host memory."""
+    disk_byte: float
+    """A byte between memory and a temporary file."""
+
+
+COSTS = {"cuda": Costs(2 * 10**9, 3_000, 20_000), "cpu": Costs(2 * 10**7, 200, 200)}
+"""Orders of magnitude. A tile costs some 0.1 ms on either. A GPU makes some 20 T operations a second, moves 6 GB through pinned
+buffers, and 1 GB to a file; a CPU makes 0.2 T, and moves 1 GB to a file. Not measured on a GPU."""
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One way of running, what it is predicted to need, and whether that fits."""
+    """One way of running, what it is predicted to need and cost, and whether it fits."""
 
     name: str
-    tile: int | None
-    """Cells along the edge of a tile of each pass's output; None for everything at once."""
+    tile: tuple[int, int] | None
+    """Smallest and largest edge of a tile, in cells of each pass's output; None for everything at once."""
     images: int
     """Images of the batch that run at once."""
     device_bytes: int
     """Predicted peak on the device, weights included."""
     host_bytes: int
     """Predicted peak in host memory where that is another memory, else 0."""
+    disk_bytes: int
+    """Predicted peak of temporary files."""
     operations: int
     """Floating-point operations as torch counts them: two per multiply-add."""
+    moved_bytes: int
+    """Copied between the device and where Fields live."""
+    cost: int
+    """All of it, in operations: the least of what fits is chosen."""
     fits: bool
     exact: bool = True
 
@@ -42,17 +70,21 @@ class Plan:
 
     chosen: Rung
     steps: Steps
-    """One per pass; none for overlap-and-blend, which has no passes."""
+    """One per pass; none for depth-first and for overlap-and-blend, which go tile by tile."""
     limit_bytes: int | None
     rungs: tuple[Rung, ...]
-    """Every rung that was weighed, best first."""
+    """Every rung that was weighed."""
+    uploads: bool = True
+    """The input is copied to the device first; else its tiles are fetched from where it is."""
+    result_home: Home = "device"
+    """Where the result is stored."""
 
     @property
     def rung(self) -> str:
         return self.chosen.name
 
     @property
-    def tile(self) -> int | None:
+    def tile(self) -> tuple[int, int] | None:
         return self.chosen.tile
 
     @property
@@ -66,6 +98,10 @@ class Plan:
     @property
     def host_bytes(self) -> int:
         return self.chosen.host_bytes
+
+    @property
+    def disk_bytes(self) -> int:
+        return self.chosen.disk_bytes
 
     @property
     def operations(self) -> int:
@@ -91,16 +127,26 @@ class Plan:
 
 
 def table(rungs: Sequence[Rung], chosen: Rung | None = None) -> str:
-    """Rungs as text, one line each, the chosen one marked."""
-    rows = [f"{'':2}{'rung':<28}{'tile':>6}{'device':>12}{'host':>12}{'operations':>14}  fits"]
+    """Rungs as text, one line each, the chosen one marked. `cost` is relative to that of the first rung."""
+    rows = [
+        f"{'':2}{'rung':<30}{'tiles':>10}{'device':>12}{'host':>12}{'disk':>12}{'moved':>12}"
+        f"{'operations':>14}{'cost':>8}  fits"
+    ]
     for rung in rungs:
         mark = "→ " if rung is chosen else "  "
-        tile = "-" if rung.tile is None else str(rung.tile)
         rows.append(
-            f"{mark}{rung.name:<28}{tile:>6}{readable(rung.device_bytes):>12}{readable(rung.host_bytes):>12}"
-            f"{rung.operations / 1e12:>11.3f} T   {'yes' if rung.fits else 'no'}"
+            f"{mark}{rung.name:<30}{tiles_text(rung.tile):>10}{readable(rung.device_bytes):>12}"
+            f"{_or_dash(rung.host_bytes):>12}{_or_dash(rung.disk_bytes):>12}{_or_dash(rung.moved_bytes):>12}"
+            f"{rung.operations / 1e12:>11.3f} T  {rung.cost / max(rungs[0].cost, 1):>7.2f}  {'yes' if rung.fits else 'no'}"
         )
     return "\n".join(rows)
+
+
+def tiles_text(tile: tuple[int, int] | None) -> str:
+    """(64, 512) → "64–512", (64, 64) → "64"."""
+    if tile is None:
+        return "-"
+    return str(tile[0]) if tile[0] == tile[1] else f"{tile[0]}–{tile[1]}"
 
 
 def readable(count: int) -> str:
@@ -109,3 +155,7 @@ def readable(count: int) -> str:
         if count >= size:
             return f"{count / size:.2f} {unit}"
     return f"{count} B"
+
+
+def _or_dash(count: int) -> str:
+    return readable(count) if count else "-"

@@ -1,68 +1,304 @@
-"""From traces and a budget to a plan: integers only, the same for the same input.
+"""From a trace and a budget to a plan: integers only, the same for the same input.
 
-The ladder, first rung that fits wins: everything at once; one image of a batch at a time; streamed over tiles, from large to
-small, Fields on the device; the same with the Fields in host memory. Below the last rung stands a refusal that says what would be
-needed.
+The rungs: everything at once; one image of a batch at a time; depth first, tile by tile through the whole network, where nothing is
+normalised over the picture; streamed over tiles, Fields on the device; with Fields in host memory as well; with Fields in files.
+Of those that fit, the cheapest is taken. Below stands a refusal that says what would be needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import prod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import inf, prod
 from typing import NamedTuple
 
 from ..errors import BudgetError
-from ..schedule import Steps
-from .footprint import streamed, whole_run
-from .plan import Budget, Plan, Rung, readable, table
-from .steps import streamed_operations, streamed_steps, whole_steps
-from .trace import Trace
+from ..geometry import tile_kinds
+from ..nets.trace import Trace
+from ..schedule import Held, Home, Step, Steps
+from .footprint import depth_first, whole_bytes
+from .plan import Budget, Costs, Plan, Rung, readable, table
+from .search import CALLERS, Found, Live, State, Streamable, frees
 
 TILES = (2048, 1024, 512, 256, 128, 64, 32)
 """Edges in cells, largest first. Equal tile shapes keep the convolution kernels' caches warm, so there are few."""
 
+DEPTH_FIRST_TILES = (1024, 512, 256, 128, 64)
+"""Edges in cells of the result. Smaller ones would mostly compute halos."""
+
+FREE = Costs(tile=0, host_byte=0, disk_byte=0)
+
+STREAMED: dict[tuple[Home, ...], str] = {
+    ("device",): "streamed",
+    ("device", "host"): "streamed, Fields on the host",
+    ("device", "disk"): "streamed, Fields in files",
+    ("device", "host", "disk"): "streamed, Fields in files",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is to be planned: `images` pictures of one size through one network."""
+
+    trace: Trace
+    """Of one image."""
+    images: int = 1
+    itemsize: int = 4
+    """Bytes of an element of weights and Fields."""
+    weight_bytes: int = 0
+    costs: Costs = FREE
+    apart: bool = False
+    """The device has a memory of its own."""
+    input_home: Home = "device"
+    input_itemsize: int | None = None
+    """Bytes of an element of the input as it lies; by default `itemsize`."""
+    watched: bool = False
+    """Values may overflow: only rungs that notice it early and can repeat a pass."""
+
+    @property
+    def input_bytes(self) -> int:
+        return self.images * prod(self.trace.shapes[0]) * (self.input_itemsize or self.itemsize)
+
+    @property
+    def result_bytes(self) -> int:
+        return self.images * prod(self.trace.shapes[-1]) * self.itemsize
+
 
 class Way(NamedTuple):
-    """A rung with the steps that carry it out."""
+    """A rung with what carries it out."""
 
     rung: Rung
-    steps: Steps
+    steps: Steps = ()
+    uploads: bool = True
+    result_home: Home = "device"
 
 
-def plan(
-    trace: Trace,
-    budget: Budget | None,
-    *,
-    weight_bytes: int,
-    element_bytes: int,
-    one: Trace | None = None,
-    tile: int | None = None,
-    whole: bool = False,
-) -> Plan:
-    """The first rung of the ladder that fits the budget.
+class Planner:
+    """Weighs every way of running one case. Work that does not depend on the budget is done once."""
 
-    `one` is the trace of a single image where `trace` is of a batch. `tile` allows streamed rungs of that edge only;
-    `whole` allows everything at once only, whatever the budget. Raises BudgetError, saying what the smallest rung needs,
-    when none fits.
-    """
-    ladder = Ladder(trace, one if one is not None and trace.images > 1 else trace, budget, weight_bytes, element_bytes)
-    ways = [ladder.whole(trace)] if whole else list(ladder.ways(tile))
-    rungs = tuple(way.rung for way in ways)
-    for rung, steps in ways:
-        if rung.fits or whole:
-            return Plan(rung, steps, None if budget is None else budget.device_bytes, rungs)
-    assert budget is not None
-    raise BudgetError(_refusal(rungs, budget), table(rungs))
+    def __init__(self, case: Case):
+        self.case = case
+        self._streamable: dict[tuple[int, ...], Streamable] = {}
+        self._whole: dict[int, int] = {}
+
+    def plan(
+        self, budget: Budget | None, *, tile: int | None = None, whole: bool = False, without: Sequence[str] = ()
+    ) -> Plan:
+        """The cheapest way that fits the budget.
+
+        `tile` allows streamed rungs of that edge only; `whole` everything at once only, whatever the budget. `without` names rungs
+        that have been tried and failed. Raises BudgetError, saying what the smallest rung needs, when none fits.
+        """
+        limit = budget or Budget(1 << 62, 1 << 62 if self.case.apart else None)
+        ways = [self.whole(self.case.images, limit)] if whole else [*self._ways(limit, tile)]
+        ways = [way for way in ways if way.rung.name not in without] or ways
+        rungs = tuple(way.rung for way in ways)
+        fitting = [way for way in ways if (way.rung.fits or whole) and way.rung.name not in without]
+        if not fitting:
+            raise BudgetError(self._refusal(rungs, limit), table(rungs))
+        best = min(fitting, key=lambda way: way.rung.cost)
+        return Plan(
+            best.rung,
+            best.steps,
+            None if budget is None else budget.device_bytes,
+            rungs,
+            best.uploads,
+            best.result_home,
+        )
+
+    def rungs(self, budget: Budget) -> tuple[Rung, ...]:
+        """Every rung with what it needs at this budget, or at least needs where it does not fit."""
+        return tuple(way.rung for way in self._ways(budget, None))
+
+    def rest(
+        self, budget: Budget, steps: Steps, first: int, held: Sequence[Held | None], itemsize: int, result: Held
+    ) -> Steps | None:
+        """New steps from pass `first` on, of a run that goes on with elements of `itemsize`; None if none fit."""
+        case = replace(self.case, itemsize=itemsize)
+        streamable = Streamable(case.trace, itemsize, case.costs, apart=case.apart, edges=TILES)
+        state = (*streamable.state(held), Live(streamable.result, *result))
+        found = streamable.best(
+            budget, self._homes(budget)[-1], [state], weight_bytes=2 * case.weight_bytes, first=first, reuse=False
+        )
+        return None if found is None else (*steps[:first], *streamable.steps(found[0], first))
+
+    # --- rungs --------------------------------------------------------------------------------------------------------
+
+    def _ways(self, budget: Budget, tile: int | None) -> Iterator[Way]:
+        case = self.case
+        if tile is None and not case.watched:
+            yield from (self.whole(images, budget) for images in dict.fromkeys((case.images, 1)))
+            if case.trace.local:
+                yield self._depth_first(budget)
+        for homes in self._homes(budget):
+            yield self._streamed(budget, homes, (tile,) if tile is not None else self._edges())
+
+    def _homes(self, budget: Budget) -> list[tuple[Home, ...]]:
+        """Where Fields may live, from near to far."""
+        near: list[tuple[Home, ...]] = [("device",), ("device", "host")] if self.case.apart else [("device",)]
+        return [*near, (*near[-1], "disk")] if budget.disk_bytes else near
+
+    def whole(self, images: int, budget: Budget) -> Way:
+        """All of an image, or of the batch, at once."""
+        case = self.case
+        if images not in self._whole:
+            self._whole[images] = whole_bytes(_batch(case.trace, images), case.itemsize)
+        peak, host = case.weight_bytes + self._whole[images], 0
+        if images != case.images:
+            peak += case.result_bytes
+        if case.input_home == "device":
+            peak += case.input_bytes
+        else:
+            host = case.input_bytes
+        if case.input_home != "device" or case.input_itemsize not in (None, case.itemsize):
+            peak += images * prod(case.trace.shapes[0]) * case.itemsize
+        cost = case.images * case.trace.operations + case.costs.tile * len(case.trace.passes) * (case.images // images)
+        name = "whole" if images == case.images else "whole, image by image"
+        rung = self._rung(name, None, images, budget, (peak, host, 0), case.images * case.trace.operations, 0, cost)
+        return Way(rung, whole_steps(case.trace))
+
+    def _depth_first(self, budget: Budget) -> Way:
+        """The largest tiles that fit, else the smallest."""
+        case, shape = self.case, self.case.trace.shapes[-1]
+        least: Way | None = None
+        for edge in [e for e in DEPTH_FIRST_TILES if e < max(shape[2:])] or [DEPTH_FIRST_TILES[-1]]:
+            kinds = tile_kinds(shape[2:], [min(edge, n) for n in shape[2:]])
+            away, in_itemsize = case.input_home != "device", case.input_itemsize or case.itemsize
+            converts = away or in_itemsize != case.itemsize
+            peak, operations = depth_first(case.trace, kinds, case.itemsize, in_itemsize if converts else case.itemsize)
+            tiles = sum(count for _, count in kinds)
+            for home in ("device", "host") if case.apart else ("device",):
+                on_device = peak + case.weight_bytes + (0 if away else case.input_bytes)
+                on_device += case.result_bytes if home == "device" else 0
+                on_host = (case.input_bytes if away else 0) + (case.result_bytes if home == "host" else 0)
+                moved = on_host
+                cost = case.images * (operations + tiles * len(case.trace.passes) * case.costs.tile)
+                cost += int(moved * case.costs.host_byte)
+                rung = self._rung(
+                    "depth first",
+                    (edge, edge),
+                    1,
+                    budget,
+                    (on_device, on_host, 0),
+                    case.images * operations,
+                    moved,
+                    cost,
+                )
+                least = Way(rung, (), not away, home)
+                if rung.fits:
+                    return least
+        assert least is not None
+        return least
+
+    def _streamed(self, budget: Budget, homes: tuple[Home, ...], edges: tuple[int, ...]) -> Way:
+        """The cheapest way that fits, else the one of the smallest tiles and Fields as far away as may be."""
+        streamable, reuse = self._of_edges(edges), not self.case.watched
+        found = streamable.best(budget, homes, self._starts(homes), weight_bytes=self.case.weight_bytes, reuse=reuse)
+        if found is None:
+            least = Budget(1 << 62, 1 << 62 if self.case.apart else None, 1 << 62)
+            streamable = self._of_edges(edges[-1:])
+            found = streamable.best(
+                least, homes[-1:], self._starts(homes[-1:]), weight_bytes=self.case.weight_bytes, reuse=reuse
+            )
+            assert found is not None
+        return self._way(streamable, *found, homes, budget)
+
+    def _way(self, streamable: Streamable, found: Found, state: State, homes: tuple[Home, ...], budget: Budget) -> Way:
+        case = self.case
+        at = {f.index: f for f in state}
+        operations, moved, edges = streamable.totals(found)
+        device, host, disk = found.peaks
+        rung = self._rung(
+            STREAMED[homes],
+            edges,
+            1,
+            budget,
+            (device + case.weight_bytes, host, disk),
+            operations * case.images,
+            moved * case.images,
+            found.cost * case.images,
+        )
+        return Way(rung, streamable.steps(found), at[0].home == "device" != case.input_home, at[streamable.result].home)
+
+    def _starts(self, homes: Sequence[Home]) -> list[State]:
+        """Where the input is read from, and where the result is put."""
+        case = self.case
+        lies = Live(0, case.input_home, case.input_bytes, case.input_itemsize or case.itemsize)
+        inputs: list[State] = [(lies,)]
+        if case.input_home != "device" and "device" in homes:
+            elements = case.images * prod(case.trace.shapes[0])
+            uploaded = Live(0, "device", elements * case.itemsize, case.itemsize)
+            inputs.append((lies._replace(index=CALLERS), uploaded))
+        result = len(case.trace.shapes) - 1
+        return [(*x, Live(result, home, case.result_bytes, case.itemsize)) for x in inputs for home in homes]
+
+    def _of_edges(self, edges: tuple[int, ...]) -> Streamable:
+        if edges not in self._streamable:
+            case = self.case
+            self._streamable[edges] = Streamable(case.trace, case.itemsize, case.costs, apart=case.apart, edges=edges)
+        return self._streamable[edges]
+
+    def _edges(self) -> tuple[int, ...]:
+        largest = max(max(p.shape[2:]) for p in self.case.trace.passes)
+        return tuple(edge for edge in TILES if edge < largest) or TILES[-1:]
+
+    def _rung(
+        self,
+        name: str,
+        tile: tuple[int, int] | None,
+        images: int,
+        budget: Budget,
+        peaks: tuple[int, int, int],
+        operations: int,
+        moved: int,
+        cost: int,
+    ) -> Rung:
+        limits = (budget.device_bytes, inf if budget.host_bytes is None else budget.host_bytes, budget.disk_bytes)
+        fits = all(peak <= limit for peak, limit in zip(peaks, limits, strict=True))
+        return Rung(name, tile, images, *peaks, operations, moved, cost, fits)
+
+    def _refusal(self, rungs: tuple[Rung, ...], budget: Budget) -> str:
+        least = min(rungs, key=lambda rung: (rung.device_bytes, rung.host_bytes, rung.disk_bytes))
+        where = "on the device" if self.case.apart else "of memory"
+        need = f"needs {readable(least.device_bytes)} {where}"
+        if least.tile is not None:
+            need += f" with tiles of {least.tile[0]} cells"
+        also = [
+            (least.host_bytes, budget.host_bytes, "of host memory"),
+            (least.disk_bytes, budget.disk_bytes, "of disk"),
+        ]
+        for amount, limit, what in also:
+            if amount:
+                need += f" and {readable(amount)} {what}"
+                need += f" (there is {readable(limit)})" if limit is not None and amount > limit else ""
+        if budget.asked:
+            return (
+                f"this {need}, and the limit is {readable(budget.device_bytes)}; raise it, or process a smaller picture"
+            )
+        free = f"{readable(budget.device_bytes)} is free"
+        return f"this {need}, and {free}; close programs or models that use memory, or process a smaller picture"
 
 
 def plan_blend(
-    trace: Trace, tile: Trace, tiles: int, tile_px: int, budget: Budget, *, weight_bytes: int, element_bytes: int
+    trace: Trace, tile: Trace, tiles: int, tile_px: int, budget: Budget, *, weight_bytes: int, itemsize: int
 ) -> Plan:
     """Overlap-and-blend: `tiles` whole runs like `tile`, beside the input and two copies of the result of `trace`."""
-    held = (prod(trace.shapes[0]) + 2 * prod(trace.shapes[-1])) * element_bytes + weight_bytes
-    peak = whole_run(tile, element_bytes).device + held
-    fits = peak <= budget.device_bytes
-    rung = Rung("blend (approximate)", tile_px, trace.images, peak, 0, tile.operations * tiles, fits, exact=False)
+    held = (prod(trace.shapes[0]) + prod(tile.shapes[0]) + 2 * prod(trace.shapes[-1])) * itemsize + weight_bytes
+    peak = whole_bytes(tile, itemsize) + held
+    fits, operations = peak <= budget.device_bytes, tile.operations * tiles
+    rung = Rung(
+        "blend (approximate)",
+        (tile_px, tile_px),
+        trace.images,
+        peak,
+        0,
+        0,
+        operations,
+        0,
+        operations,
+        fits,
+        exact=False,
+    )
     if not fits:
         raise BudgetError(
             f"blending tiles of {tile_px} px needs {readable(peak)}, and the limit is {readable(budget.device_bytes)}; "
@@ -72,63 +308,17 @@ def plan_blend(
     return Plan(rung, (), budget.device_bytes, (rung,))
 
 
-class Ladder:
-    """The rungs for one input, each weighed against the budget."""
-
-    def __init__(self, trace: Trace, one: Trace, budget: Budget | None, weight_bytes: int, element_bytes: int):
-        self.trace, self.one, self.budget = trace, one, budget
-        self.weight_bytes, self.element_bytes = weight_bytes, element_bytes
-        self.one_memory = budget is None or budget.host_bytes is None
-
-    def ways(self, tile: int | None) -> Iterator[Way]:
-        """Best first; streamed rungs only if they need less of the device than the rungs above them."""
-        least = None
-        if tile is None:
-            for trace in dict.fromkeys((self.trace, self.one)):
-                way = self.whole(trace)
-                least = way.rung.device_bytes
-                yield way
-        for on_host in (False,) if self.one_memory else (False, True):
-            for edge in (tile,) if tile is not None else self._edges():
-                way = self.streamed(edge, on_host)
-                if least is None or way.rung.device_bytes < least:
-                    yield way
-
-    def whole(self, trace: Trace) -> Way:
-        """All of an image, or of the batch, at once."""
-        peak = whole_run(trace, self.element_bytes)
-        name = "whole" if trace is self.trace else "whole, image by image"
-        return Way(self._rung(name, None, trace, peak.device, 0, trace.operations), whole_steps(trace))
-
-    def streamed(self, edge: int, on_host: bool) -> Way:
-        """Image by image, over tiles."""
-        steps = streamed_steps(self.one, edge, on_host)
-        peak = streamed(self.one, steps, self.element_bytes, self.one_memory)
-        name = "streamed, Fields on the host" if on_host else "streamed"
-        return Way(
-            self._rung(name, edge, self.one, peak.device, peak.host, streamed_operations(self.one, steps)), steps
-        )
-
-    def _edges(self) -> tuple[int, ...]:
-        largest = max(max(p.shape[2:]) for p in self.one.passes)
-        return tuple(edge for edge in TILES if edge < largest) or TILES[-1:]
-
-    def _rung(self, name: str, edge: int | None, trace: Trace, device: int, host: int, operations: int) -> Rung:
-        parts = self.trace.images // trace.images
-        device += self.weight_bytes + (0 if trace is self.trace else self._batch_bytes())
-        fits = self.budget is None or (device <= self.budget.device_bytes and host <= (self.budget.host_bytes or host))
-        return Rung(name, edge, trace.images, device, host, operations * parts, fits)
-
-    def _batch_bytes(self) -> int:
-        """Input and results of a batch, and the results joined."""
-        return (prod(self.trace.shapes[0]) + 2 * prod(self.trace.shapes[-1])) * self.element_bytes
-
-
-def _refusal(rungs: tuple[Rung, ...], budget: Budget) -> str:
-    least = min(rungs, key=lambda r: (r.device_bytes, r.host_bytes))
-    tiles = "" if least.tile is None else f" with tiles of {least.tile} cells"
-    host = "" if budget.host_bytes is None else f" and {readable(least.host_bytes)} of host memory"
-    return (
-        f"this needs at least {readable(least.device_bytes)}{host}{tiles}, and the limit is "
-        f"{readable(budget.device_bytes)}; raise the memory limit, free memory, or process a smaller picture"
+def whole_steps(trace: Trace) -> Steps:
+    """Every pass in one piece; each Field is let go after its last use."""
+    last = trace.last_use()
+    return tuple(
+        Step(p.shape[2:], p.operations, str(p.chain), frees=frees(p, i, last)) for i, p in enumerate(trace.passes)
     )
+
+
+def _batch(trace: Trace, images: int) -> Trace:
+    """The trace of a batch: shapes and operations of all its images."""
+    if trace.images == images:
+        return trace
+    passes = [p._replace(stages=[(images, *shape[1:]) for shape in p.stages]) for p in trace.passes]
+    return Trace(passes, [(images, *shape[1:]) for shape in trace.shapes])

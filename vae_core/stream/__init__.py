@@ -1,8 +1,25 @@
-"""Running a network as planned: whole, or streamed over tiles with Fields that live where the plan put them."""
+"""Running a network as planned: whole, streamed over tiles with Fields that live where the plan put them, or depth first."""
 
+from .depth_first import run_depth_first
+from .homes import Homes, scratch_folder
+from .journal import Journal
 from .moments import Moments
 from .progress import OnProgress, Progress, share
-from .run import Streamed, StreamField, run_streamed
+from .run import NonFinite, Streamed, StreamField, run_streamed
 from .whole import run_whole
 
-__all__ = ["Moments", "OnProgress", "Progress", "StreamField", "Streamed", "run_streamed", "run_whole", "share"]
+__all__ = [
+    "Homes",
+    "Journal",
+    "Moments",
+    "NonFinite",
+    "OnProgress",
+    "Progress",
+    "StreamField",
+    "Streamed",
+    "run_depth_first",
+    "run_streamed",
+    "run_whole",
+    "scratch_folder",
+    "share",
+]

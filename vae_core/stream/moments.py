@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Merged(NamedTuple):
+    """The moments of one image with one more tile: count, mean and sum of squared deviations, `c` each."""
+
+    count: int
+    mean: Tensor
+    m2: Tensor
 
 
 class Moments:
@@ -15,27 +25,28 @@ class Moments:
 
     def __init__(self, images: int, channels: int, dtype: torch.dtype, device: torch.device):
         self.dtype = torch.float64 if dtype == torch.float64 else torch.float32
-        self.count = [0] * images
-        self.mean = torch.zeros(images, channels, dtype=self.dtype, device=device)
-        self.m2 = torch.zeros_like(self.mean)
+        nothing = torch.zeros(channels, dtype=self.dtype, device=device)
+        self.images = [Merged(0, nothing, nothing)] * images
 
-    def add(self, image: int, tile: Tensor) -> None:
-        """Merge a tile `1 c …` of one image."""
+    def merged(self, image: int, tile: Tensor) -> Merged:
+        """The moments with a tile `1 c …` of one image; nothing is changed before `self.images[image]` is set to them."""
+        before, n = self.images[image], tile[0, 0].numel()
         mean, var = self._of_tile(tile)
-        n = tile[0, 0].numel()
-        total = self.count[image] + n
-        delta = mean - self.mean[image]
-        self.mean[image] += delta * (n / total)
-        self.m2[image] += var * n + delta.square() * (self.count[image] * n / total)
-        self.count[image] = total
+        total = before.count + n
+        delta = mean - before.mean
+        m2 = before.m2 + var * n + delta.square() * (before.count * n / total)
+        return Merged(total, before.mean + delta * (n / total), m2)
 
     def _of_tile(self, tile: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and population variance per channel, in one read of the tile and without a wider copy of it."""
-        channels = tile.shape[1]
-        unused = torch.zeros(2, channels, dtype=self.dtype, device=tile.device)
+        unused = torch.zeros(2, tile.shape[1], dtype=self.dtype, device=tile.device)
         return torch.batch_norm_update_stats(tile, unused[0], unused[1], 0.0)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and population variance, `b c` each, on the device that computed them."""
-        count = torch.tensor(self.count, dtype=self.dtype, device=self.mean.device)
-        return self.mean, self.m2 / count[:, None]
+        means, variances = ([m.mean for m in self.images], [m.m2 / m.count for m in self.images])
+        return torch.stack(means), torch.stack(variances)
+
+    def finite(self) -> bool:
+        """Whether every element was: a NaN or an infinity spoils the squared deviations. Waits for the device."""
+        return bool(torch.isfinite(torch.stack([m.m2 for m in self.images])).all().item())

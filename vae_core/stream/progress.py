@@ -29,12 +29,13 @@ class ProgressMeter:
         self.steps, self.progress = steps, progress
         self.before = [0, *accumulate(step.operations for step in steps)]
 
-    def tile(self, pass_index: int, number: int, tiles: int) -> None:
-        """After the `number`-th of a pass's tiles."""
+    def tile(self, pass_index: int, number: int, tiles: int, cells: tuple[int, int] | None = None) -> None:
+        """After the `number`-th of a pass's tiles; `cells` done and in all, where tiles are not equal."""
         if self.progress is None:
             return
         start, stop = self.before[pass_index], self.before[pass_index + 1]
-        done = start + (stop - start) * number // tiles
+        part, total = cells or (number, tiles)
+        done = start + (stop - start) * part // total
         self.progress(
             done, self.before[-1], Progress(pass_index, len(self.steps), number, tiles, self.steps[pass_index].name)
         )

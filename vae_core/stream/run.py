@@ -1,29 +1,53 @@
-"""The streamed run: each pass reads its input tile by tile with the halo that its operations need, and writes the output Field."""
+"""The streamed run: each pass reads its input tile by tile with the halo that its operations need, and writes the output Field.
+
+A tile is written last, when nothing can fail any more. So a pass that runs out of memory goes on with the tiles that are left,
+smaller ones, and nothing is computed twice, even where the output takes over the memory of an input.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import cast
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from ..geometry import Region, grid, slices
-from ..nets.passes import Chain, Field, Op, Shape, Tile
-from ..schedule import Step, Steps
+from ..device import Ferry, ran_out_of, release
+from ..errors import BudgetError
+from ..geometry import Region, cells, cut_again, grid, slices
+from ..nets.passes import Chain, Field, OnTile, Op, Place, Shape, Tile
+from ..schedule import HOMES, Held, Home, Replan, Step, Steps
+from .homes import Homes
+from .journal import Journal
 from .moments import Moments
 from .progress import OnProgress, ProgressMeter
+
+SMALLEST_TILE = 16
+"""Cells along an edge below which an out-of-memory error is not met with smaller tiles: halos would outweigh them."""
+
+
+class NonFinite(Exception):
+    """NaN or infinite values came up in a pass and could not be repaired by repeating it alone."""
+
+    def __init__(self, pass_index: int):
+        super().__init__(pass_index)
+        self.pass_index = pass_index
 
 
 @dataclass
 class StreamField:
-    """A Field that is stored once, on the device or in host memory, and knows its own statistics."""
+    """A Field that is stored once, and knows its own statistics."""
 
     run: Streamed
     index: int
     data: Tensor | None
+    home: Home
     moments: Moments | None = None
+    tokens: bool = False
     shape: Shape = field(init=False)
 
     def __post_init__(self) -> None:
@@ -38,120 +62,357 @@ class StreamField:
 
     def part(self, image: int, region: Region) -> Tensor:
         """A view of one image's region, `1 c …`, where the Field lives."""
+        return self.all[image : image + 1][slices(region)]
+
+    @property
+    def all(self) -> Tensor:
         assert self.data is not None, "a Field was read after the plan had freed it"
-        return self.data[image : image + 1][slices(region)]
+        return self.data
 
 
-@dataclass(frozen=True)
+class Inputs(NamedTuple):
+    """What one tile is computed from."""
+
+    places: list[Place]
+    tile: list[Tile]
+    """The window of the entering Field; taken out when it is used, so that it can go as soon as it is not needed."""
+    parts: dict[int, Tensor]
+    """Parts of other Fields, by their index, that had to be fetched or converted; taken out in the same way."""
+
+
+@dataclass
+class _Pass:
+    """One pass under way."""
+
+    x: StreamField
+    chain: Chain
+    stages: list[Shape]
+    step: Step
+    tile: tuple[int, ...]
+    todo: deque[tuple[int, Region]]
+    tiles_done: int = 0
+    out: StreamField | None = None
+    overwritten: StreamField | None = None
+    """The Field whose memory `out` has taken over."""
+
+    @classmethod
+    def begin(cls, x: StreamField, chain: Chain, stages: list[Shape], step: Step) -> _Pass:
+        shape = stages[-1]
+        regions = [(image, region) for image in range(shape[0]) for region in grid(shape[2:], step.tile)]
+        return cls(x, chain, stages, step, step.tile, deque(regions))
+
+    def halve(self) -> bool:
+        """Go on with tiles of half the edge; False where they are as small as makes sense."""
+        align = self.chain.align
+        smaller = tuple(max(-(-edge // 2 // align), 1) * align if edge > SMALLEST_TILE else edge for edge in self.tile)
+        if smaller == self.tile or not self.chain.ops:
+            return False
+        self.tile = smaller
+        self.todo = deque((image, part) for image, region in self.todo for part in cut_again(region, smaller))
+        return True
+
+    def finite(self) -> bool:
+        """Whether every element of the output is, as far as its statistics tell."""
+        moments = cast(StreamField, self.out).moments
+        return moments is None or moments.finite()
+
+    def fetches(self) -> bool:
+        """Whether tiles come from another device's memory."""
+        read = (self.x, *(cast(StreamField, f) for op in self.chain.ops for f in op.reads()))
+        return any(f.all.device != f.run.device for f in read)
+
+
 class _Source:
     """What a pass offers to its operations (nets.passes.Source)."""
 
-    entering: StreamField
-    device: torch.device
+    def __init__(self, run: Streamed, entering: StreamField):
+        self.entering, self.device, self.dtype = entering, run.device, run.dtype
+        self.parts: dict[int, Tensor] = {}
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         assert self.entering.moments is not None, "the plan kept no statistics of a Field that is normalised"
         return self.entering.moments.statistics()
 
     def everything(self, field: Field) -> Tensor:
-        assert isinstance(field, StreamField) and field.data is not None
-        return field.data.to(self.device)
+        return cast(StreamField, field).all.to(self.device, self.dtype)
 
     def part(self, field: Field, image: int, region: Region) -> Tensor:
-        assert isinstance(field, StreamField)
-        return field.part(image, region).to(self.device)
+        other = cast(StreamField, field)
+        fetched = self.parts.pop(other.index, None)
+        return other.part(image, region) if fetched is None else fetched
 
 
 class Streamed:
     """One run of one network over one input. Values only: two runs never meet.
 
-    `progress(done, total, info)` is called after every tile, in operations; whatever it raises ends the run.
+    The steps say what each pass does; `dtype` is what the weights are in. The last pass writes into `result`, if given.
+    `progress(done, total, info)` is called after every tile, in operations; whatever it raises ends the run. `replan` is asked for
+    new steps when the dtype has changed under way; `widened` begins in float32, whatever the weights are in.
     """
 
-    def __init__(self, steps: Steps, device: torch.device, progress: OnProgress | None = None):
-        self.steps, self.device = steps, device
+    def __init__(
+        self,
+        steps: Steps,
+        homes: Homes,
+        dtype: torch.dtype,
+        *,
+        result: Tensor | None = None,
+        progress: OnProgress | None = None,
+        journal: Journal | None = None,
+        replan: Replan | None = None,
+        widened: bool = False,
+    ):
+        self.steps, self.homes, self.device = steps, homes, homes.device
+        self.weights_dtype, self.dtype = dtype, torch.float32 if widened and dtype.itemsize < 4 else dtype
+        self.result, self.replan = result, replan
         self.meter = ProgressMeter(steps, progress)
+        self.journal = journal or Journal()
+        self.ferry = Ferry(homes.device)
         self.fields: list[StreamField] = []
+        self.nearest: Home = "device"
+        """New Fields are put no nearer than this."""
+
+    @property
+    def position(self) -> int:
+        """The pass under way."""
+        return len(self.fields) - 1
 
     def enter(self, data: Tensor) -> StreamField:
         """The network's input, `b c …`, as the first Field; it is never written."""
-        return self._append(data)
+        self.fields.append(StreamField(self, 0, data, "device" if data.device == self.device else "host"))
+        return self.fields[0]
 
     def through(self, x: StreamField, chain: Chain) -> StreamField:
         """One pass."""
-        step = self._step()
-        stages = chain.stages(x.shape)
-        out = self._allocate(stages[-1], step)
-        source = _Source(x, self.device)
-        on_tiles = [op.bind(source) for op in chain.ops]
-        regions = [(image, region) for image in range(x.shape[0]) for region in grid(stages[-1][2:], step.tile)]
-        for number, (image, region) in enumerate(regions, 1):
-            places = chain.places(region, stages)
-            view = x.part(image, tuple(w.span for w in places[0].windows))
-            data = view.to(self.device)
-            tile = Tile(data, image, owned=data is not view)
-            for on_tile, place in zip(on_tiles, places, strict=True):
-                data = on_tile(tile, place)
-                tile = Tile(data, image, owned=True)
-            out.part(image, region).copy_(data)
-            if out.moments is not None:
-                out.moments.add(image, data)
-            self.meter.tile(len(self.fields) - 2, number, len(regions))
-        self._free(step)
+        started, step = time.perf_counter(), self._step()
+        work = _Pass.begin(x, chain, chain.stages(x.shape), step)
+        self._insist(work, self._tiles)
+        widened = step.statistics and not work.finite()
+        if widened:
+            work = self._in_float32(work)
+        out = self._done(work)
+        if widened:
+            self._plan_the_rest()
+        self.journal.clock(step.name, started)
         return out
 
     def whole(self, x: StreamField, function: Callable[[Tensor], Tensor]) -> StreamField:
-        """A pass in one piece, on the device."""
-        step = self._step()
-        assert x.data is not None
-        data = function(x.data.to(self.device))
-        out = self._allocate(tuple(data.shape), step)
-        for image in range(data.shape[0]):
-            out.data[image].copy_(data[image])  # type: ignore[index]
-            if out.moments is not None:
-                out.moments.add(image, data[image : image + 1])
-        self.meter.tile(len(self.fields) - 2, 1, 1)
-        self._free(step)
-        return out
+        """A pass in one piece, on the device, in the dtype of the network's own weights."""
+        started, step = time.perf_counter(), self._step()
+        work = _Pass.begin(x, Chain(()), [x.shape], replace(step, tile=x.shape[2:]))
+        self._insist(work, lambda work: self._piece(work, function))
+        if step.statistics and not work.finite():
+            raise NonFinite(self.position)
+        self.journal.clock(step.name, started)
+        return self._done(work)
+
+    # --- one pass -----------------------------------------------------------------------------------------------------
+
+    def _tiles(self, work: _Pass) -> None:
+        """Compute all tiles that are left."""
+        out, source = self._output(work), _Source(self, work.x)
+        on_tiles = [op.bind(source) for op in work.chain.ops]
+        fetches = work.fetches()
+        ahead: Inputs | None = None
+        while work.todo:
+            image, region = work.todo[0]
+            inputs = ahead or self._inputs(work, image, region)
+            source.parts = inputs.parts
+            data = self._computed(on_tiles, inputs).to(out.all.dtype)
+            merged = None if out.moments is None else out.moments.merged(image, data)
+            # What the next tile reads travels while this one is computed.
+            ahead = self._inputs(work, *work.todo[1]) if fetches and len(work.todo) > 1 else None
+            self.ferry.store(data, out.part(image, region))
+            del data, inputs
+            if out.moments is not None and merged is not None:
+                out.moments.images[image] = merged
+            work.todo.popleft()
+            self._told(work)
+        self.ferry.dock()
+
+    def _inputs(self, work: _Pass, image: int, region: Region) -> Inputs:
+        places = work.chain.places(region, work.stages)
+        window = work.x.part(image, tuple(w.span for w in places[0].windows))
+        data = self._arrived(window, work.x.index)
+        if data is window and not work.chain.strided:
+            data = window.contiguous()
+        parts = {}
+        for op, place in zip(work.chain.ops, places, strict=True):
+            for other in cast("tuple[StreamField, ...]", op.reads()):
+                part = other.part(image, place.region)
+                arrived = self._arrived(part, other.index)
+                if arrived is not part:
+                    parts[other.index] = arrived
+        return Inputs(places, [Tile(data, image, owned=data is not window)], parts)
+
+    def _arrived(self, part: Tensor, slot: int) -> Tensor:
+        """A part of a Field on the device and in the dtype of the pass: a copy, or `part` itself."""
+        return (part if part.device == self.device else self.ferry.fetch(part, slot)).to(self.dtype)
+
+    def _computed(self, on_tiles: Sequence[OnTile], inputs: Inputs) -> Tensor:
+        tile = inputs.tile.pop()
+        for on_tile, place in zip(on_tiles, inputs.places, strict=True):
+            tile = Tile(on_tile(tile, place), tile.image, owned=True)
+        return tile.data
+
+    def _piece(self, work: _Pass, function: Callable[[Tensor], Tensor]) -> None:
+        out = self._output(work)
+        data = function(work.x.all.to(self.device, self.weights_dtype))
+        merged = [out.moments.merged(i, data[i : i + 1]) for i in range(data.shape[0])] if out.moments else []
+        out.all.copy_(data)
+        if out.moments is not None:
+            out.moments.images = merged
+        work.todo.clear()
+        self._told(work)
+
+    def _told(self, work: _Pass) -> None:
+        """A tile is done: measure, and tell the progress."""
+        work.tiles_done += 1
+        self.journal.sample()
+        left = sum(cells(region) for _, region in work.todo)
+        total = work.stages[-1][0] * prod(work.stages[-1][2:])
+        self.meter.tile(self.position, work.tiles_done, work.tiles_done + len(work.todo), (total - left, total))
 
     def _step(self) -> Step:
-        position = len(self.fields) - 1
-        assert position < len(self.steps), "the forward has more passes than the plan; was another network traced?"
-        return self.steps[position]
+        assert self.position < len(self.steps), "the forward has more passes than the plan; was another network traced?"
+        return self.steps[self.position]
 
-    def _append(self, data: Tensor, moments: Moments | None = None) -> StreamField:
-        made = StreamField(self, len(self.fields), data, moments)
-        self.fields.append(made)
-        return made
-
-    def _allocate(self, shape: Shape, step: Step) -> StreamField:
-        first = self.fields[0].data
-        assert first is not None
-        if step.overwrites is not None:
-            taken = self.fields[step.overwrites].data
-            assert taken is not None
-            data = taken[:, : shape[1]]
-        elif step.on_host and self.device.type != "cpu":
-            data = torch.empty(shape, dtype=first.dtype, pin_memory=self.device.type == "cuda")
+    def _output(self, work: _Pass) -> StreamField:
+        """The Field that a pass writes: the result, the memory of a Field that dies, or new memory."""
+        if work.out is not None:
+            return work.out
+        shape, step, home = work.stages[-1], work.step, _farther(work.step.home, self.nearest)
+        dying = None if step.overwrites is None else self.fields[step.overwrites]
+        if self.result is not None and self.position == len(self.steps) - 1:
+            data = self.result
+        elif dying is not None and dying.all.dtype == self.dtype:
+            data, home, work.overwritten = dying.all[:, : shape[1]], dying.home, dying
         else:
-            data = torch.empty(shape, dtype=first.dtype, device=self.device)
-        moments = Moments(shape[0], shape[1], first.dtype, self.device) if step.statistics else None
-        return self._append(data, moments)
+            data = self.homes.empty(shape, self.dtype, home, step.tokens)
+        moments = Moments(shape[0], shape[1], self.dtype, self.device) if step.statistics else None
+        work.out = StreamField(self, len(self.fields), data, home, moments, step.tokens)
+        return work.out
 
-    def _free(self, step: Step) -> None:
-        given_up = step.frees if step.overwrites is None else (*step.frees, step.overwrites)
-        for index in given_up:
+    def _done(self, work: _Pass) -> StreamField:
+        out, step = self._output(work), work.step
+        self.fields.append(out)
+        for index in step.frees if step.overwrites is None else (*step.frees, step.overwrites):
             self.fields[index].data = None
+        return out
+
+    # --- mishaps ------------------------------------------------------------------------------------------------------
+
+    def _insist(self, work: _Pass, attempt: Callable[[_Pass], None]) -> None:
+        """Attempt a pass until it is done, making room whenever memory runs out. Raises BudgetError when no room is left."""
+        while True:
+            try:
+                return attempt(work)
+            except Exception as error:
+                memory = ran_out_of(error, self.device)
+                if memory is None:
+                    raise
+            # Only here, where the error and with it the attempt's frames are gone, is its memory free.
+            self.ferry.dock()
+            release(self.device)
+            self._make_room(work, memory)
+
+    def _make_room(self, work: _Pass, memory: Home) -> None:
+        """Smaller tiles; then Fields farther away; then the end."""
+        where = "the device's memory" if memory == "device" else "host memory" if memory == "host" else "the disk"
+        said = f"pass {self.position + 1} ({work.step.name}): {where} ran out"
+        if memory != "disk" and work.out is not None and work.halve():
+            self.journal.again(f"{said}; went on with tiles of {max(work.tile)} cells")
+            return
+        if memory != "disk" and (to := self._move_out(work, memory)) is not None:
+            self.journal.again(f"{said}; moved Fields to {'host memory' if to == 'host' else 'the disk'}")
+            return
+        raise BudgetError(
+            f"{said}, with tiles of {max(work.tile)} cells and no Field left to move; close other programs or models that "
+            "use it, or process a smaller picture"
+        )
+
+    def _move_out(self, work: _Pass, home: Home) -> Home | None:
+        """Move every Field that lives at `home` farther away, and put new ones there as well; None where there is no such place."""
+        to = self.homes.beyond(home)
+        while to is not None and _farther(to, self.nearest) == to != self.nearest:
+            try:
+                self._move_all(work, home, to)
+                self.nearest = to
+                return to
+            except Exception as error:
+                if ran_out_of(error, self.device) is None:
+                    raise
+            to = self.homes.beyond(to)
+        return None
+
+    def _move_all(self, work: _Pass, home: Home, to: Home) -> None:
+        for one in (*self.fields[1:], *((work.out,) if work.out is not None else ())):
+            if one.data is None or one.home != home or one.data is self.result:
+                continue
+            if one is work.out and work.overwritten is not None:
+                one.data = work.overwritten.all[:, : one.shape[1]]
+            else:
+                one.data = self.homes.empty(one.shape, one.data.dtype, to, one.tokens).copy_(one.data)
+            one.home = to
+
+    def _in_float32(self, work: _Pass) -> _Pass:
+        """Repeat a pass whose output is not finite, and go on, in float32. Raises NonFinite where that cannot help."""
+        if self.dtype.itemsize > 2 or work.overwritten is not None:
+            raise NonFinite(self.position)
+        narrow = str(self.dtype).removeprefix("torch.")
+        self.journal.again(f"pass {self.position + 1} ({work.step.name}): not finite in {narrow}; float32 from here on")
+        self.dtype = torch.float32
+        again = _Pass.begin(work.x, work.chain, work.stages, work.step)
+        work.out = None
+        self._insist(again, self._tiles)
+        if not again.finite():
+            raise NonFinite(self.position)
+        return again
+
+    def _plan_the_rest(self) -> None:
+        """Fields are larger from now on than the plan thought."""
+        held = [
+            None if f.data is None else Held(f.home, f.data.untyped_storage().nbytes(), f.data.element_size())
+            for f in self.fields
+        ]
+        steps = None if self.replan is None else self.replan(self.position, held, self.dtype.itemsize)
+        if steps is not None:
+            self.steps = self.meter.steps = steps
+
+
+def _farther(a: Home, b: Home) -> Home:
+    return a if HOMES.index(a) > HOMES.index(b) else b
 
 
 def run_streamed(
-    forward: Callable[[Field], Field], x: Tensor, steps: Steps, device: torch.device, progress: OnProgress | None = None
+    forward: Callable[[Field], Field],
+    x: Tensor,
+    steps: Steps,
+    device: torch.device,
+    progress: OnProgress | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    result: Tensor | None = None,
+    journal: Journal | None = None,
+    replan: Replan | None = None,
+    widened: bool = False,
 ) -> Tensor:
-    """`forward` over tiles, as the steps say: `x` on the device, the result where the last step puts it."""
-    run = Streamed(steps, device, progress)
+    """`forward` over tiles, as the steps say: the result where the last step puts it, or in `result`.
+
+    `x` may be elsewhere and in another dtype than the weights' `dtype` (by default that of `x`). Raises BudgetError when memory
+    runs out for good, NonFinite for values that cannot be repaired.
+    """
+    run = Streamed(
+        steps,
+        Homes(device),
+        dtype or x.dtype,
+        result=result,
+        progress=progress,
+        journal=journal,
+        replan=replan,
+        widened=widened,
+    )
     try:
-        made = cast(StreamField, forward(run.enter(x))).data
-        assert made is not None
-        return made
+        return cast(StreamField, forward(run.enter(x))).all
     finally:
         run.fields.clear()  # they refer to the run, and would keep their tensors until the garbage collector comes by

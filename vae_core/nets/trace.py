@@ -1,4 +1,7 @@
-"""The traced run: the same forward over Fields that have a shape and no data. It is the planner's only input."""
+"""The traced run: the same forward over Fields that have a shape and no data.
+
+It is the planner's only input, and the programme that a depth-first run follows.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..nets.passes import Chain, Field, Op, Shape
+from ..geometry import Region, aligned, bounding
+from .passes import Chain, Field, Op, Shape
 
 
 class TracedPass(NamedTuple):
@@ -34,6 +38,11 @@ class TracedPass(NamedTuple):
     def operations(self) -> int:
         return self.chain.flops(self.stages)
 
+    @property
+    def others(self) -> tuple[int, ...]:
+        """Every Field that it reads besides the one that it enters with."""
+        return (*self.reads, *self.reads_all)
+
 
 @dataclass(eq=False)
 class Trace:
@@ -58,6 +67,31 @@ class Trace:
                 last[index] = i
         last[-1] = len(self.passes)
         return last
+
+    @property
+    def local(self) -> bool:
+        """Every output cell depends on a bounded neighbourhood: nothing is normalised over the picture or attends to all of it."""
+        ops = [op for p in self.passes for op in p.chain.ops]
+        return not any(op.reads_statistics for op in ops) and not any(p.reads_all for p in self.passes)
+
+    def needs(self, region: Region) -> list[Region]:
+        """Per Field the region that is needed of it to make `region` of the result. Only for a `local` trace."""
+        needs: list[Region | None] = [None] * len(self.shapes)
+        needs[-1] = aligned(region, self.passes[-1].chain.align, self.shapes[-1][2:])
+        for p in reversed(self.passes):
+            made = needs[p.makes]
+            assert made is not None, "a Field that no one reads"
+            places = p.chain.places(made, p.stages)
+            _widen(needs, p.enters, tuple(w.span for w in places[0].windows), self)
+            for op, place in zip(p.chain.ops, places, strict=True):
+                for other in op.reads():
+                    _widen(needs, _index(other), place.region, self)
+        return [need if need is not None else () for need in needs]
+
+    def tokens(self) -> set[int]:
+        """Fields that are only ever read whole, as attention reads them."""
+        whole = {f for p in self.passes for f in p.reads_all}
+        return whole - {f for p in self.passes for f in (p.enters, *p.reads)}
 
     def normalised(self) -> set[int]:
         """Fields whose statistics a later pass needs."""
@@ -86,6 +120,14 @@ class TracedField:
         self.trace.passes.append(traced)
         self.trace.shapes.append(traced.shape)
         return TracedField(self.trace, traced.makes, traced.shape)
+
+
+def _widen(needs: list[Region | None], index: int, region: Region, trace: Trace) -> None:
+    """Add a region to what is needed of a Field, out to what the pass that makes it is aligned to."""
+    old = needs[index]
+    wider = region if old is None else bounding(old, region)
+    align = trace.passes[index - 1].chain.align if index else 1  # Field i is made by pass i - 1
+    needs[index] = aligned(wider, align, trace.shapes[index][2:])
 
 
 def _index(field: Field) -> int:

@@ -12,7 +12,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class Meter(TorchDispatchMode):
-    """Inside `with Meter(net) as meter:` every storage that an operation returns is counted while it lives, the weights' apart."""
+    """Inside `with Meter(net) as meter:` every storage that an operation returns is counted while it lives, the weights' apart.
+
+    Bytes are told by the storage's device type, those of a memory-mapped file as "disk".
+    """
 
     def __init__(self, net: torch.nn.Module | None = None) -> None:
         super().__init__()
@@ -23,16 +26,24 @@ class Meter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        self.see(result)
+        return result
+
+    def see(self, result: Any) -> None:
+        """Count the storages of a result."""
+        new = False
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 storage = leaf.untyped_storage()
                 ref = StorageWeakRef(storage)
-                if ref.cdata in self._ignored:
+                if ref.cdata in self._ignored or (ref.cdata in self._live and not self._live[ref.cdata][0].expired()):
                     continue
-                self._live[ref.cdata] = (ref, storage.nbytes(), leaf.device.type)
-        for device, count in self.live().items():
-            self.peak[device] = max(self.peak[device], count)
-        return result
+                home = "disk" if leaf.device.type == "cpu" and storage.filename else leaf.device.type
+                self._live[ref.cdata] = (ref, storage.nbytes(), home)
+                new = True
+        if new:
+            for device, count in self.live().items():
+                self.peak[device] = max(self.peak[device], count)
 
     def live(self) -> dict[str, int]:
         """Bytes per device type that are alive now."""

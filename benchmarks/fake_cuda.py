@@ -1,0 +1,121 @@
+"""CUDA without a GPU: tensors with a shape, a dtype and a device, and no data, counted by a meter.
+
+torch's fake tensors run every operation for its result's shape, and raise where an operation mixes devices. A build of torch
+without CUDA lacks three things, which are supplied here: copies from the host to the device, the per-channel statistics that have
+no shape rule, and values read back by Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch._subclasses import FakeTensorMode
+from torch.nn import Module
+from torch.overrides import TorchFunctionMode
+
+from vae_core.geometry import Region, tile_kinds
+from vae_core.stream import run as streamed_run
+
+from .meter import Meter
+
+aten = torch.ops.aten
+
+
+class FakeCudaMeter(Meter):
+    """The meter over fake tensors; counts how often Python waited for a value as well."""
+
+    def __init__(self, net: Module | None = None) -> None:
+        super().__init__(net)
+        self.waits = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is aten.batch_norm_update_stats.default:
+            result = tuple(torch.empty(args[0].shape[1], dtype=args[1].dtype, device=args[0].device) for _ in range(2))
+        elif func in (aten._local_scalar_dense.default, aten.item.default):
+            self.waits += 1
+            return True
+        else:
+            result = func(*args, **(kwargs or {}))
+        self.see(result)
+        return result
+
+
+class _WithoutCuda(TorchFunctionMode):
+    """Copies to and on the device, and indexing, which a build without CUDA refuses before they are dispatched."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.Tensor.copy_ and args[0].device.type == "cuda":
+            assert args[0].shape == args[1].shape
+            return args[0]
+        if func is torch.Tensor.to and args[0].device.type == "cpu":
+            wanted = [*args[1:], *kwargs.values()]
+            if any(isinstance(w, torch.device) and w.type == "cuda" for w in wanted):
+                dtype = next((w for w in wanted if isinstance(w, torch.dtype)), args[0].dtype)
+                return torch.empty_strided(args[0].shape, args[0].stride(), dtype=dtype, device="cuda")
+        if func is torch.Tensor.__getitem__ and args[0].device.type == "cuda":
+            return _indexed(*args)
+        if func is torch.Tensor.contiguous and args[0].device.type == "cuda":
+            return (
+                args[0] if args[0].is_contiguous() else torch.empty(args[0].shape, dtype=args[0].dtype, device="cuda")
+            )
+        return func(*args, **kwargs)
+
+
+def _indexed(x: Any, index: Any) -> Any:
+    """`x[index]` for slices, one integer in front, and an ellipsis."""
+    index = index if isinstance(index, tuple) else (index,)
+    if isinstance(index[0], int):
+        return x.select(0, index[0])
+    if Ellipsis in index:
+        at = index.index(Ellipsis)
+        index = (*index[:at], *[slice(None)] * (x.ndim - len(index) + 1), *index[at + 1 :])
+    for axis, part in enumerate(index):
+        x = aten.slice.Tensor(x, axis, part.start, part.stop)
+    return x
+
+
+@contextmanager
+def fake_cuda() -> Iterator[None]:
+    """Inside, tensors are fake and may be on "cuda"."""
+    with FakeTensorMode(), _WithoutCuda(), torch.inference_mode():
+        yield
+
+
+@contextmanager
+def one_tile_of_each_kind() -> Iterator[None]:
+    """Inside, a streamed pass computes one tile of each shape and border position, and the rest are left out.
+
+    Tiles of one kind allocate alike, so that the peaks are those of the full run, in a fraction of the time.
+    """
+
+    def some(sizes: Any, tile: Any) -> Iterator[Region]:
+        regions = [region for region, _ in tile_kinds(sizes, tile)]
+        yield from regions
+        if len(regions) > 1:
+            yield max(
+                regions, key=lambda region: [span.size for span in region]
+            )  # the largest again, with one before it
+
+    full, streamed_run.grid = streamed_run.grid, some
+    try:
+        yield
+    finally:
+        streamed_run.grid = full
+
+
+def on_fake_cuda(net: Module, dtype: torch.dtype) -> Module:
+    """A network built on "meta" with fake weights on "cuda". To be called inside `fake_cuda`."""
+    for module in net.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                module._parameters[name] = torch.nn.Parameter(
+                    torch.empty(weight.shape, dtype=dtype, device="cuda"), requires_grad=False
+                )
+        for name, value in module._buffers.items():
+            if value is not None:
+                module._buffers[name] = torch.empty(value.shape, dtype=value.dtype, device="cuda")
+    return net.eval()

@@ -1,0 +1,279 @@
+"""The fastest streamed plan that fits: where each Field lives, and each pass's tiles, by dynamic programming over the passes.
+
+What a pass needs depends on the passes before only through the Fields that are still alive and where they are: that is the state.
+Few Fields are alive at a time, so there are few states, and the best way to each of them is kept. Whatever fits a budget fits a
+larger one, so more memory never makes the best plan slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from math import prod
+from typing import NamedTuple
+
+from ..nets.trace import Trace, TracedPass
+from ..schedule import HOMES, Held, Home, Step, Steps
+from .footprint import Need, Reading, Tiling
+from .plan import Budget, Costs
+
+CALLERS = -1
+"""The index of an input that the caller holds, where the run works on a copy of it."""
+
+
+class Live(NamedTuple):
+    """A Field that is alive."""
+
+    index: int
+    home: Home
+    bytes: int
+    itemsize: int
+
+
+State = tuple[Live, ...]
+
+
+class Peaks(NamedTuple):
+    """Bytes at most so far, without the weights."""
+
+    device: int = 0
+    host: int = 0
+    disk: int = 0
+
+    def over(self, device: int, host: int, disk: int) -> Peaks:
+        return Peaks(max(self.device, device), max(self.host, host), max(self.disk, disk))
+
+
+class Choice(NamedTuple):
+    """What was decided for one pass."""
+
+    tile: tuple[int, ...]
+    home: Home
+    overwrites: int | None
+    operations: int
+    moved: int
+
+
+class Found(NamedTuple):
+    """The best way to a state: its cost, its peaks, and the choices behind it, last first, as a linked list."""
+
+    cost: int
+    peaks: Peaks
+    choices: tuple[Choice, tuple | None] | None  # type: ignore[type-arg]
+
+
+class Option(NamedTuple):
+    """One tile size for one pass under given circumstances."""
+
+    cost: int
+    tile: tuple[int, ...]
+    need: Need
+    operations: int
+    moved: int
+
+
+class Streamable:
+    """A trace of one image, and everything about its passes that does not depend on a budget."""
+
+    def __init__(self, trace: Trace, itemsize: int, costs: Costs, *, apart: bool, edges: Sequence[int]):
+        self.trace, self.itemsize, self.costs, self.apart, self.edges = trace, itemsize, costs, apart, edges
+        self.result = len(trace.shapes) - 1
+        self.last, self.tokens = trace.last_use(), trace.tokens()
+        self.watched = trace.normalised() | {self.result}
+        # Statistics stay until the run ends: mean and squared deviations, float32 or, for float64, as wide.
+        self.statistics = sum(trace.shapes[f][1] for f in self.watched) * 2 * max(itemsize, 4) * 2
+        self._tilings: dict[Hashable, Tiling] = {}
+        self._options: dict[Hashable, list[Option]] = {}
+
+    def best(
+        self,
+        budget: Budget,
+        homes: Sequence[Home],
+        starts: Sequence[State],
+        *,
+        weight_bytes: int,
+        first: int = 0,
+        reuse: bool = True,
+    ) -> tuple[Found, State] | None:
+        """The cheapest way from one of the starts through all passes from `first` on; None if nothing fits.
+
+        `homes` is where new Fields may live. `reuse` lets an output take over the memory of a Field that dies.
+        """
+        room = budget.device_bytes - weight_bytes - self.statistics
+        frontier: dict[State, Found] = {start: Found(0, Peaks(), None) for start in starts}
+        for i in range(first, len(self.trace.passes)):
+            reached: dict[State, Found] = {}
+            for state, found in frontier.items():
+                for after, made in self._extend(i, state, found, budget, room, homes, reuse):
+                    if after not in reached or made.cost < reached[after].cost:
+                        reached[after] = made
+            frontier = reached
+        if not frontier:
+            return None
+        state, found = min(frontier.items(), key=lambda item: item[1].cost)
+        return found, state
+
+    def _extend(
+        self, i: int, state: State, found: Found, budget: Budget, room: int, homes: Sequence[Home], reuse: bool
+    ) -> list[tuple[State, Found]]:
+        """Every way to carry out pass `i` from a state."""
+        p, held = self.trace.passes[i], {f.index: f for f in state}
+        used = {home: sum(f.bytes for f in state if f.home == home) for home in HOMES}
+        dying = self._dying(p, i, held) if reuse else None
+        made = []
+        for home in (held[self.result].home,) if p.makes == self.result else homes:
+            overwrites = dying if dying is not None and held[dying].home == home and p.makes != self.result else None
+            out = self._out(p, home, held[overwrites].bytes if overwrites is not None else None)
+            new = 0 if overwrites is not None or p.makes == self.result else out.bytes
+            at = {h: n + (new if h == home else 0) for h, n in used.items()}
+            host_room = (budget.host_bytes if budget.host_bytes is not None else 0) - at["host"]
+            if at["disk"] > budget.disk_bytes or (self.apart and host_room < 0):
+                continue
+            option = self._fitting(p, held, home, room - at["device"], host_room)
+            if option is None:
+                continue
+            alive = [f for f in state if f.index != overwrites and self._survives(f.index, i)]
+            after = tuple(alive) if p.makes == self.result else tuple(sorted((*alive, out)))
+            peaks = found.peaks.over(
+                at["device"] + option.need.device + self.statistics, at["host"] + option.need.host, at["disk"]
+            )
+            choice = Choice(option.tile, home, overwrites, option.operations, option.moved)
+            made.append((after, Found(found.cost + option.cost, peaks, (choice, found.choices))))
+        return made
+
+    def _survives(self, index: int, i: int) -> bool:
+        """The input is the caller's, and the result was there from the start."""
+        return index <= 0 or index == self.result or self.last[index] > i
+
+    def _out(self, p: TracedPass, home: Home, taken: int | None) -> Live:
+        return Live(p.makes, home, prod(p.shape) * self.itemsize if taken is None else taken, self.itemsize)
+
+    def _dying(self, p: TracedPass, i: int, held: dict[int, Live]) -> int | None:
+        """A Field that is read here for the last time, and only at the output's own cells: the output can take its memory."""
+        for f in p.reads:
+            shape = self.trace.shapes[f]
+            fits = shape[2:] == p.shape[2:] and shape[1] >= p.shape[1] and held[f].itemsize == self.itemsize
+            alone = f not in p.reads_all and (f != p.enters or p.chain.pixelwise)
+            if f > 0 and fits and alone and self.last[f] == i:
+                return f
+        return None
+
+    def _fitting(self, p: TracedPass, held: dict[int, Live], home: Home, room: int, host_room: int) -> Option | None:
+        """The cheapest tiles that fit."""
+        for option in self._tiled(p, held, home):
+            if option.need.device <= room and (not self.apart or option.need.host <= host_room):
+                return option
+        return None
+
+    def _tiled(self, p: TracedPass, held: dict[int, Live], home: Home) -> list[Option]:
+        """Every tile size for a pass that finds its Fields where `held` says, cheapest first."""
+        enters, reads = held[p.enters], [held[f] for f in p.reads]
+        everything = sum(prod(self.trace.shapes[f]) for f in p.reads_all if self._away(held[f]))
+        out = Reading(self.apart and home != "device", self.itemsize)
+        key = (
+            *(p.chain.geometry, p.stages[0], enters.home, enters.itemsize, home, everything),
+            *((f.home, f.itemsize) for f in reads),
+        )
+        if key not in self._options:
+            made = dict.fromkeys(self._tiles(p))
+            whole = [self._option(p, tile, enters, reads, everything, home, out) for tile in made]
+            self._options[key] = sorted(whole, key=lambda option: option.cost)
+        return self._options[key]
+
+    def _option(
+        self,
+        p: TracedPass,
+        tile: tuple[int, ...],
+        enters: Live,
+        reads: list[Live],
+        everything: int,
+        home: Home,
+        out: Reading,
+    ) -> Option:
+        if not p.chain.ops:
+            return self._foreign(p, enters, home)
+        key = (p.chain.geometry, p.stages[0], tile)
+        if key not in self._tilings:
+            self._tilings[key] = Tiling(p, tile)
+        tiling = self._tilings[key]
+        need = tiling.need(
+            Reading(self._away(enters), enters.itemsize),
+            [Reading(self._away(f), f.itemsize) for f in reads],
+            self.itemsize,
+            out,
+            staged=self.apart,
+            kept=everything * self.itemsize,
+        )
+        moved = dict.fromkeys(HOMES, 0)
+        moved[enters.home] += tiling.window_elements * enters.itemsize
+        for f in reads:
+            moved[f.home] += prod(self.trace.shapes[f.index]) * f.itemsize
+        moved[home] += prod(p.shape) * self.itemsize
+        moved["host"] += everything * self.itemsize
+        return self._weighed(tile, need, tiling.operations, tiling.tiles, moved)
+
+    def _foreign(self, p: TracedPass, enters: Live, home: Home) -> Option:
+        """A function that sees everything: its result, and what it read if that came from elsewhere."""
+        size = prod(p.shape) * self.itemsize
+        need = Need(size * (3 if self._away(enters) else 2), 0)
+        moved = dict.fromkeys(HOMES, 0)
+        moved[home] = size
+        return self._weighed(p.shape[2:], need, 0, 1, moved)
+
+    def _weighed(
+        self, tile: tuple[int, ...], need: Need, operations: int, tiles: int, moved: dict[Home, int]
+    ) -> Option:
+        far = moved["host"] + moved["disk"]
+        copies = moved["host"] * self.costs.host_byte + moved["disk"] * self.costs.disk_byte
+        return Option(int(operations + tiles * self.costs.tile + copies), tile, need, operations, far)
+
+    def _away(self, f: Live) -> bool:
+        """In another memory than the device's. On a CPU a file is mapped, and read like memory."""
+        return self.apart and f.home != "device"
+
+    def _tiles(self, p: TracedPass) -> list[tuple[int, ...]]:
+        """Tiles of each edge, aligned to what the pass's operations ask for, no larger than the Field."""
+        align = p.chain.align
+        return [tuple(min(max(edge // align, 1) * align, size) for size in p.shape[2:]) for edge in self.edges]
+
+    def steps(self, found: Found, first: int = 0) -> Steps:
+        """The steps of a way, from pass `first` on."""
+        choices: list[Choice] = []
+        link = found.choices
+        while link is not None:
+            choices.append(link[0])
+            link = link[1]
+        return tuple(self._step(first + i, choice) for i, choice in enumerate(reversed(choices)))
+
+    def _step(self, i: int, choice: Choice) -> Step:
+        p = self.trace.passes[i]
+        return Step(
+            tile=choice.tile,
+            operations=p.operations,
+            name=str(p.chain),
+            home=choice.home,
+            overwrites=choice.overwrites,
+            frees=tuple(f for f in frees(p, i, self.last) if f != choice.overwrites),
+            statistics=p.makes in self.watched,
+            tokens=p.makes in self.tokens,
+        )
+
+    def totals(self, found: Found) -> tuple[int, int, tuple[int, int]]:
+        """Operations, bytes moved, and the smallest and largest edge of a tile, of one image."""
+        operations = moved = 0
+        edges: list[int] = []
+        link = found.choices
+        while link is not None:
+            operations += link[0].operations
+            moved += link[0].moved
+            edges.append(max(link[0].tile))
+            link = link[1]
+        return operations, moved, (min(edges), max(edges))
+
+    def state(self, held: Sequence[Held | None]) -> State:
+        """Fields that exist, as the search sees them, the result among them."""
+        return tuple(Live(i, h.home, h.bytes, h.itemsize) for i, h in enumerate(held) if h is not None)
+
+
+def frees(p: TracedPass, i: int, last: Sequence[int]) -> tuple[int, ...]:
+    """Fields that are read here for the last time; the network's input belongs to the caller."""
+    return tuple(sorted(f for f in {p.enters, *p.others} if f > 0 and last[f] == i))

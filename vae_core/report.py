@@ -1,0 +1,60 @@
+"""What a run did: the way it took, what was predicted and what was measured, mishaps, and where the time went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .plan import Plan, readable, tiles_text
+
+
+@dataclass(frozen=True)
+class Report:
+    """Of one decode or encode. Bytes are peaks."""
+
+    direction: str
+    shape: tuple[int, ...]
+    """Of the input: latents or pixels, `b c h w`."""
+    device: str
+    dtype: str
+    plan: Plan
+    """The last one: what was finally done."""
+    measured_device_bytes: int | None
+    """On CUDA what torch allocated at most, weights included; None elsewhere."""
+    measured_host_bytes: int | None
+    """By how much the process's own memory grew, looked at after every tile; None where the system does not tell."""
+    retries: int
+    events: tuple[str, ...]
+    """Sentences on everything that did not go as planned, and on known problems of this build of torch."""
+    seconds: float
+    seconds_by_pass: dict[str, float]
+    """By kind of pass."""
+
+    def line(self) -> str:
+        """The report in one line."""
+        plan, size = self.plan, "×".join(map(str, self.shape))
+        tiles = "" if plan.tile is None else f", tiles of {tiles_text(plan.tile)} cells"
+        host = f" and {readable(plan.host_bytes)} of host memory" if plan.host_bytes else ""
+        disk = f" and {readable(plan.disk_bytes)} of files" if plan.disk_bytes else ""
+        measured = f", {readable(self.measured_device_bytes)} measured" if self.measured_device_bytes else ""
+        again = f", {self.retries} {'retry' if self.retries == 1 else 'retries'}" if self.retries else ""
+        return (
+            f"{self.direction} {size} in {self.dtype} on {self.device}: {plan.rung}{tiles}, {readable(plan.device_bytes)}"
+            f"{host}{disk} predicted{measured}, {self.seconds:.1f} s{again}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "direction": self.direction,
+            "shape": list(self.shape),
+            "device": self.device,
+            "dtype": self.dtype,
+            "plan": self.plan.to_dict(),
+            "measured_device_bytes": self.measured_device_bytes,
+            "measured_host_bytes": self.measured_host_bytes,
+            "retries": self.retries,
+            "events": list(self.events),
+            "seconds": round(self.seconds, 3),
+            "seconds_by_pass": {kind: round(value, 3) for kind, value in self.seconds_by_pass.items()},
+        }

@@ -179,9 +179,9 @@ class Spec:
             pixel_channels=config["in_channels"],
             scale=Scale(1, factor, factor),
             scaling_factor=1.0 if variant.network == KL_FLUX2 else config["scaling_factor"],
-            shift_factor=config["shift_factor"] or 0.0,
-            latents_mean=None if tiny else config["latents_mean"],
-            latents_std=None if tiny else config["latents_std"],
+            shift_factor=config.get("shift_factor") or 0.0,
+            latents_mean=None if tiny else config.get("latents_mean"),
+            latents_std=None if tiny else config.get("latents_std"),
             patch=config["patch_size"] if variant.network == KL_FLUX2 else (1, 1),
             fp16_safe=variant.fp16_safe,
         )

@@ -123,6 +123,7 @@ class UpsampleConv2d(nn.Conv2d, Op):
 
     pixelwise = False
     strided = False
+    returns_view = True
 
     def __init__(self, c_in: int, c_out: int, factor: int = 2, bias: bool = True):
         super().__init__(c_in, c_out, 3, bias=bias)

@@ -111,8 +111,10 @@ class Op:
     """An output cell depends on no other cell of the input than itself."""
     strided: bool = True
     """It reads a strided view as it is; torch's convolutions would copy it, unseen by any plan."""
+    returns_view: bool = False
+    """What it returns may be a view that keeps its `scratch` alive."""
     strided_parts: bool = True
-    """The same of the parts of other Fields that it reads."""
+    """The same as `strided`, of the parts of other Fields that it reads."""
 
     def of(self, x: Tensor) -> Tensor:
         """The operation on a whole tensor, as fast as torch has it."""

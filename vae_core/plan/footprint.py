@@ -10,7 +10,7 @@ from itertools import product
 from math import prod
 from typing import NamedTuple
 
-from ..geometry import Region, Span, Window, span_kinds, whole
+from ..geometry import Region, Span, Window, cut, span_kinds
 from ..nets.passes import Op, Place
 from ..nets.trace import Trace, TracedPass
 
@@ -192,37 +192,80 @@ def whole_bytes(trace: Trace, itemsize: int) -> int:
     return peak
 
 
-def depth_first(
-    trace: Trace, regions: Sequence[tuple[Region, int]], itemsize: int, in_itemsize: int
-) -> tuple[int, int]:
-    """Peak bytes besides input and result, and operations in all, of a depth-first run over the given kinds of tile."""
-    peak = operations = 0
-    last = trace.last_use()
+def depth_first(trace: Trace, tile: Sequence[int], itemsize: int, in_itemsize: int) -> tuple[int, int]:
+    """Peak bytes besides input and result, and operations in all, of a depth-first run with tiles of the result."""
     kept = [sum(op.kept(itemsize) for op in p.chain.ops) for p in trace.passes]
     preparing = max(
         sum(kept[:i]) + sum(op.preparing(itemsize) for op in p.chain.ops) for i, p in enumerate(trace.passes)
     )
-    for region, count in regions:
-        needs = trace.needs(region)
-        sizes = [shape[1] * prod(s.size for s in need) for shape, need in zip(trace.shapes, needs, strict=True)]
-        converts = in_itemsize != itemsize
-        live = {0: sizes[0]} if converts else {}
-        most = sizes[0] * (1 + in_itemsize / itemsize) if converts else 0
-        for i, p in enumerate(trace.passes):
-            inside, count_once = _patch(p, needs[p.makes])
-            operations += count_once * count
-            most = max(most, sum(live.values()) + inside)
-            live[p.makes] = sizes[p.makes]
-            live = {f: size for f, size in live.items() if last[f] > i}
-        peak = max(peak, int(most * itemsize))
-    return max(sum(kept) + peak, preparing), operations
+    rows = _Rows(trace, tile)
+    converts = 1 + in_itemsize / itemsize if in_itemsize != itemsize else 0
+    peak = max(_depth_first_elements(trace, region, converts) for region in rows.telling())
+    return max(sum(kept) + int(peak * itemsize), preparing), rows.operations()
 
 
-def _patch(p: TracedPass, region: Region) -> tuple[int, int]:
-    """Elements at most, and operations, of one pass on one region."""
+def _depth_first_elements(trace: Trace, region: Region, converts: float) -> float:
+    """Elements at most while one tile is computed; `converts` of them for each of the input's, where that is converted."""
+    needs, last = trace.needs(region), trace.last_use()
+    entering = trace.shapes[0][1] * prod(s.size for s in needs[0])
+    live = {0: entering} if converts else {}
+    most = entering * converts
+    for i, p in enumerate(trace.passes):
+        patch = _patch(p, needs[p.makes], needs[p.enters])
+        most = max(most, sum(live.values()) + patch.peak)
+        live[p.makes] = patch.kept
+        live = {f: size for f, size in live.items() if last[f] > i}
+    return most
+
+
+class _Rows:
+    """What every row and every column of tiles needs of each Field. Axes do not depend on each other, so that a look along each of
+    them tells of all tiles."""
+
+    def __init__(self, trace: Trace, tile: Sequence[int]):
+        self.trace = trace
+        self.axes = [cut(size, edge) for size, edge in zip(trace.shapes[-1][2:], tile, strict=True)]
+        longest = max(map(len, self.axes))
+        self.needs = [trace.needs(tuple(spans[min(i, len(spans) - 1)] for spans in self.axes)) for i in range(longest)]
+
+    def telling(self) -> list[Region]:
+        """Tiles among which the highest peak is: along each axis those that need the most of some Field, and the borders."""
+        chosen = []
+        for axis, spans in enumerate(self.axes):
+            wide = {spans[0], spans[-1]}
+            for field in range(len(self.trace.shapes)):
+                widths = [self.needs[i][field][axis].size for i in range(len(spans))]
+                wide.add(spans[widths.index(max(widths))])
+            chosen.append(sorted(wide))
+        return list(product(*chosen))
+
+    def operations(self) -> int:
+        """Over all tiles. An operation's count is a product over axes."""
+        return sum(self._operations(p, k) for p in self.trace.passes for k in range(len(p.chain.ops)))
+
+    def _operations(self, p: TracedPass, k: int) -> int:
+        read, made = [0] * len(self.axes), [0] * len(self.axes)
+        for i, needs in enumerate(self.needs):
+            place = p.chain.places(needs[p.makes], p.stages)[k]
+            for axis, spans in enumerate(self.axes):
+                if i < len(spans):
+                    read[axis] += place.windows[axis].span.size
+                    made[axis] += place.region[axis].size
+        return p.chain.ops[k].flops((1, p.stages[k][1], *read), (1, p.stages[k + 1][1], *made))
+
+
+class _Patch(NamedTuple):
+    """One pass on one region, in elements: at most, and what its result holds."""
+
+    peak: int
+    kept: int
+
+
+def _patch(p: TracedPass, region: Region, entering: Region) -> _Patch:
+    """`entering` is what there is of the Field that enters."""
     places = p.chain.places(region, p.stages)
-    held, peak, operations = 0, 0, 0
-    if not p.chain.strided and tuple(w.span for w in places[0].windows) != whole(p.stages[0][2:]):
+    held, peak = 0, 0
+    if not p.chain.strided and tuple(w.span for w in places[0].windows) != entering:
         held = p.stages[0][1] * prod(w.span.size for w in places[0].windows)
     owned = False
     for i, (op, place) in enumerate(zip(p.chain.ops, places, strict=True)):
@@ -232,5 +275,6 @@ def _patch(p: TracedPass, region: Region) -> tuple[int, int]:
         parts = 0 if op.strided_parts else sum(f.shape[1] for f in op.reads()) * prod(made[2:])
         peak = max(peak, held + new + parts + op.scratch(read, made, place))
         held, owned = new or held, True
-        operations += op.flops(read, made)
-    return max(peak, held), operations
+        if op.returns_view and (beyond := op.scratch(read, made, place)):
+            peak = max(peak, 2 * held + beyond)  # what it is a view of, and its copy
+    return _Patch(max(peak, held), held)

@@ -13,7 +13,6 @@ from math import inf, prod
 from typing import NamedTuple
 
 from ..errors import BudgetError
-from ..geometry import tile_kinds
 from ..nets.trace import Trace
 from ..schedule import Held, Home, Step, Steps
 from .footprint import depth_first, whole_bytes
@@ -162,11 +161,11 @@ class Planner:
         case, shape = self.case, self.case.trace.shapes[-1]
         least: Way | None = None
         for edge in [e for e in DEPTH_FIRST_TILES if e < max(shape[2:])] or [DEPTH_FIRST_TILES[-1]]:
-            kinds = tile_kinds(shape[2:], [min(edge, n) for n in shape[2:]])
+            tile = [min(edge, n) for n in shape[2:]]
             away, in_itemsize = case.input_home != "device", case.input_itemsize or case.itemsize
             converts = away or in_itemsize != case.itemsize
-            peak, operations = depth_first(case.trace, kinds, case.itemsize, in_itemsize if converts else case.itemsize)
-            tiles = sum(count for _, count in kinds)
+            peak, operations = depth_first(case.trace, tile, case.itemsize, in_itemsize if converts else case.itemsize)
+            tiles = prod(-(-n // t) for n, t in zip(shape[2:], tile, strict=True))
             for home in ("device", "host") if case.apart else ("device",):
                 on_device = peak + case.weight_bytes + (0 if away else case.input_bytes)
                 on_device += case.result_bytes if home == "device" else 0
@@ -184,7 +183,7 @@ class Planner:
                     moved,
                     cost,
                 )
-                least = Way(rung, (), not away, home)
+                least = Way(rung, (), uploads=False, result_home=home)
                 if rung.fits:
                     return least
         assert least is not None

@@ -121,4 +121,4 @@ class _Run:
         del view
         for on_tile, place in zip(on_tiles, places, strict=True):
             tile = Tile(on_tile(tile, place), 0, owned=True)
-        return tile.data
+        return tile.data.contiguous()

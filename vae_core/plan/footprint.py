@@ -200,7 +200,7 @@ def depth_first(trace: Trace, tile: Sequence[int], itemsize: int, in_itemsize: i
     )
     rows = _Rows(trace, tile)
     converts = 1 + in_itemsize / itemsize if in_itemsize != itemsize else 0
-    peak = max(_depth_first_elements(trace, region, converts) for region in rows.telling())
+    peak = max(_depth_first_elements(trace, region, converts) for region in rows.kinds())
     return max(sum(kept) + int(peak * itemsize), preparing), rows.operations()
 
 
@@ -228,16 +228,13 @@ class _Rows:
         longest = max(map(len, self.axes))
         self.needs = [trace.needs(tuple(spans[min(i, len(spans) - 1)] for spans in self.axes)) for i in range(longest)]
 
-    def telling(self) -> list[Region]:
-        """Tiles among which the highest peak is: along each axis those that need the most of some Field, and the borders."""
-        chosen = []
+    def kinds(self) -> list[Region]:
+        """One tile of each kind: alike in what they need of every Field. A halo may reach the border from several tiles away."""
+        kinds = []
         for axis, spans in enumerate(self.axes):
-            wide = {spans[0], spans[-1]}
-            for field in range(len(self.trace.shapes)):
-                widths = [self.needs[i][field][axis].size for i in range(len(spans))]
-                wide.add(spans[widths.index(max(widths))])
-            chosen.append(sorted(wide))
-        return list(product(*chosen))
+            by_needs = {tuple(need[axis].size for need in self.needs[i]): span for i, span in enumerate(spans)}
+            kinds.append([*by_needs.values()])
+        return list(product(*kinds))
 
     def operations(self) -> int:
         """Over all tiles. An operation's count is a product over axes."""

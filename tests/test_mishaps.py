@@ -70,7 +70,7 @@ def test_memory_that_runs_out_once_anywhere(name: str, how: dict[str, Any]) -> N
     z = latents(vae)
     expected = vae.decode(z, **how)
     total = allocations(vae, z, **how)
-    for at in range(0, total, max(total // 60, 1)):
+    for at in range(0, total, max(total // 25, 1)):
         with FailingAllocations(lambda number, at=at: number == at) as faults:
             made = vae.decode(z, **how)
         assert faults.failed == 1
@@ -85,8 +85,9 @@ def test_memory_that_runs_out_for_good_at_every_pass(how: dict[str, Any]) -> Non
     vae = tiny_vae()
     z = latents(vae)
     total = allocations(vae, z, **how)
-    for at in range(0, total, max(total // 30, 1)):
+    for at in range(0, total, max(total // 15, 1)):
         with Meter(vae.net) as meter:
+            meter.see(z)
             before = dict(meter.live())
             with (
                 FailingAllocations(lambda number, at=at: number >= at) as faults,
@@ -100,7 +101,7 @@ def test_memory_that_runs_out_for_good_at_every_pass(how: dict[str, Any]) -> Non
             assert dict(meter.live()) == before, "everything is given back"
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(st.sets(st.integers(0, 400), max_size=12), st.sampled_from([30, 64, None]))
 def test_memory_that_runs_out_now_and_then(at: set[int], tile: int | None) -> None:
     vae = tiny_vae()
@@ -132,7 +133,7 @@ def test_less_memory_than_was_planned_with() -> None:
         assert relative_error(made, expected) <= EQUAL
         fared.append((memory.failed, memory.peak["disk"] > 0))
         del made
-        limit = int(limit * 0.7)
+        limit = int(limit * 0.6)
     assert fared[0] == (0, False), "the whole run fits"
     assert any(failed for failed, _ in fared)
     assert fared[-1][1], "in the end Fields are in files"
@@ -155,7 +156,7 @@ def test_other_errors_pass_through() -> None:
 # --- values that are not finite ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", WAYS, ids=str)
+@pytest.mark.parametrize("how", [{"tile": 30}, {}], ids=str)
 @pytest.mark.parametrize("name", ["sdxl", "taesd"])
 def test_a_nan_that_comes_up_once(name: str, how: dict[str, Any]) -> None:
     """In the result of each convolution, linear map and attention in turn, in half precision: repaired."""
@@ -168,8 +169,9 @@ def test_a_nan_that_comes_up_once(name: str, how: dict[str, Any]) -> None:
             made = half.decode(z, **how)
         if not planted.planted:
             break
-        assert half.last_report is not None and half.last_report.retries >= 1
-        assert made.dtype == torch.float16 and bool(torch.isfinite(made).all())
+        assert half.last_report is not None and made.dtype == torch.float16
+        if half.last_report.retries == 0:  # it lay in a halo that is cropped
+            assert torch.equal(made, expected)
         # The rest of the run is in float32, so that it differs by the rounding of float16.
         assert relative_error(made, expected) <= 5e-3, number
         number += 1
@@ -240,6 +242,7 @@ def test_cancelling_at_every_tenth_tile(limit: str | None) -> None:
     assert ("in files" in vae.last_report.plan.rung) is (limit == "in files")
     for last in range(0, len(tiles), 10):
         with Meter(vae.net) as meter:
+            meter.see(z)
             left = last
 
             def stop(done: int, total: int, info: vae_core.Progress) -> None:
@@ -250,7 +253,7 @@ def test_cancelling_at_every_tenth_tile(limit: str | None) -> None:
 
             with pytest.raises(Stop):
                 vae.decode(z, progress=stop, **how)
-            assert sum(meter.live().values()) == 0, last
+            assert sum(meter.live().values()) == z.nbytes, last
 
 
 KILLED = """

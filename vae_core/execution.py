@@ -154,7 +154,16 @@ class Execution:
     def plan(self) -> Plan:
         """How the input is run, as things stand. Raises BudgetError."""
         whole = self.how.mode == "whole" and not self.watched
-        return self._planner().plan(self._budget(), tile=self.how.tile, whole=whole, without=self.failed)
+        try:
+            return self._planner().plan(self._budget(), tile=self.how.tile, whole=whole, without=self.failed)
+        except BudgetError as refused:
+            if not self.failed:
+                raise
+            raise BudgetError(
+                f"memory ran out in every way that should have fitted ({'; '.join(self.failed)}); close programs or models "
+                "that use it, or process a smaller picture",
+                refused.table,
+            ) from None
 
     def run(self, x: Tensor, progress: OnProgress | None = None) -> tuple[Tensor, Report]:
         """The result, in the network's dtype, where the plan has put it. Raises BudgetError, NonFiniteError."""

@@ -128,6 +128,7 @@ def main() -> None:
     """The whole table, or the part that is asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--names", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=[*DTYPES])
     parser.add_argument("--sides", nargs="+", type=int, default=SIDES, help="in pixels")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -136,7 +137,7 @@ def main() -> None:
         writer = csv.DictWriter(file, [*Row.__dataclass_fields__])
         writer.writeheader()
         for name in options.names:
-            for dtype in DTYPES:
+            for dtype in options.dtypes:
                 meta = meta_net(name)
                 with fake_cuda():
                     subject = Subject(name, dtype, meta)

@@ -22,6 +22,8 @@ class Meter(TorchDispatchMode):
         tensors = () if net is None else (*net.parameters(), *net.buffers())
         self._ignored = {StorageWeakRef(t.untyped_storage()).cdata for t in tensors}
         self._live: dict[int, tuple[StorageWeakRef, int, str]] = {}
+        self._seen: dict[str, int] = defaultdict(int)
+        """Bytes seen since the dead were last sorted out: no less than what lives."""
         self.peak: dict[str, int] = defaultdict(int)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -31,7 +33,6 @@ class Meter(TorchDispatchMode):
 
     def see(self, result: Any) -> None:
         """Count the storages of a result."""
-        new = False
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 storage = leaf.untyped_storage()
@@ -40,9 +41,10 @@ class Meter(TorchDispatchMode):
                     continue
                 home = "disk" if leaf.device.type == "cpu" and storage.filename else leaf.device.type
                 self._live[ref.cdata] = (ref, storage.nbytes(), home)
-                new = True
-        if new:
-            for device, count in self.live().items():
+                self._seen[home] += storage.nbytes()
+        if any(count > self.peak[device] for device, count in self._seen.items()):
+            self._seen = self.live()
+            for device, count in self._seen.items():
                 self.peak[device] = max(self.peak[device], count)
 
     def live(self) -> dict[str, int]:

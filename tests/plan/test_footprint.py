@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_nets import tiny_net
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -66,6 +68,31 @@ def test_predicted_bytes(name: str, direction: str, dtype: torch.dtype) -> None:
                 _, report = execution(net, direction, x, tile).run(x)
             ratio = (report.plan.device_bytes - weights) / meter.peak["cpu"]
             assert 1.0 <= ratio <= 1.15, f"tile {tile}, batch {batch}: predicted / measured = {ratio:.3f}"
+
+
+SDXL = tiny_net("sdxl")
+SDXL_WEIGHTS = sum(p.numel() * p.element_size() for p in (*SDXL.parameters(), *SDXL.buffers()))
+
+
+@settings(max_examples=15)
+@given(st.integers(1, 20), st.integers(1, 20), st.floats(0.05, 1.0))
+def test_no_run_takes_more_than_predicted(h: int, w: int, share: float) -> None:
+    """Any size, any limit."""
+    x = torch.randn(1, 4, h, w)
+    half = Half("decode", SDXL.decode_field, SDXL, x.device, torch.float32, may_overflow=False)
+    whole = Execution.of(half, How("whole"), Planners(), x).plan().device_bytes
+    limit = SDXL_WEIGHTS + int((whole - SDXL_WEIGHTS) * share)
+    execution = Execution.of(half, How(memory_limit=limit), Planners(), x)
+    try:
+        with torch.inference_mode(), Meter(SDXL) as meter:
+            meter.see(x)
+            _, report = execution.run(x)
+    except vae_core.BudgetError as refused:
+        assert "needs" in str(refused)
+        return
+    assert meter.peak["cpu"] + SDXL_WEIGHTS <= report.plan.device_bytes <= limit
+    assert meter.peak["disk"] <= report.plan.disk_bytes
+    assert report.retries == 0
 
 
 @pytest.mark.parametrize("direction", ["decode", "encode"])

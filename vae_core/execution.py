@@ -151,11 +151,13 @@ class Execution:
         home: Home = "device" if x.device == half.device else "host"
         return cls(half, how, planners, x.shape, home, x.element_size())
 
-    def plan(self) -> Plan:
-        """How the input is run, as things stand. Raises BudgetError."""
+    def plan(self, *, briefly: bool = False) -> Plan:
+        """How the input is run, as things stand; `briefly` without weighing what is not needed. Raises BudgetError."""
         whole = self.how.mode == "whole" and not self.watched
         try:
-            return self._planner().plan(self._budget(), tile=self.how.tile, whole=whole, without=self.failed)
+            return self._planner().plan(
+                self._budget(), tile=self.how.tile, whole=whole, without=self.failed, briefly=briefly
+            )
         except BudgetError as refused:
             if not self.failed:
                 raise
@@ -191,7 +193,7 @@ class Execution:
 
     def _made(self, x: Tensor, progress: OnProgress | None) -> tuple[Tensor, Plan]:
         while True:
-            plan = self.plan()
+            plan = self.plan(briefly=True)
             try:
                 made = self.carried_out(plan, x, progress)
                 # A streamed run looks at every pass itself.

@@ -45,6 +45,16 @@ def test_peaks_are_as_predicted_and_within_the_budget(
     assert rows[0].rung == "streamed, Fields on the host" and rows[-1].rung == "whole"
 
 
+@pytest.mark.parametrize(("direction", "dtype"), [("decode", "bf16"), ("encode", "fp32")])
+def test_depth_first_on_cuda(direction: Direction, dtype: str) -> None:
+    meta = meta_net("taesd")
+    with fake_cuda():
+        rows = [*Subject("taesd", dtype, meta).rows(direction, 2048, 2048, budgets=4)]
+    for row in rows:
+        check(row)
+    assert "depth first" in {row.rung for row in rows}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("direction", ["decode", "encode"])
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])

@@ -176,3 +176,10 @@ def test_a_plan_is_integers_and_text() -> None:
     assert chosen.table().count("\n") == len(chosen.rungs)
     assert "→ streamed" in chosen.table()
     assert not any(isinstance(value, torch.Tensor) for step in chosen.steps for value in vars(step).values())
+
+
+def test_a_brief_plan_is_the_same_plan() -> None:
+    for budget in (Budget(PLENTY), Budget(WHOLE.device_bytes), Budget(WHOLE.device_bytes - 1, None, PLENTY)):
+        brief, full = PLANNER.plan(budget, briefly=True), PLANNER.plan(budget)
+        assert (brief.chosen, brief.steps) == (full.chosen, full.steps)
+    assert len(PLANNER.plan(Budget(PLENTY), briefly=True).rungs) == 1 < len(PLANNER.plan(Budget(PLENTY)).rungs)

@@ -192,24 +192,28 @@ def whole_bytes(trace: Trace, itemsize: int) -> int:
     return peak
 
 
-def depth_first(trace: Trace, tile: Sequence[int], itemsize: int, in_itemsize: int) -> tuple[int, int]:
-    """Peak bytes besides input and result, and operations in all, of a depth-first run with tiles of the result."""
+def depth_first(trace: Trace, tile: Sequence[int], itemsize: int, in_itemsize: int, away: bool) -> tuple[int, int]:
+    """Peak bytes besides input and result, and operations in all, of a depth-first run with tiles of the result.
+
+    The input has elements of `in_itemsize` bytes, and is `away` in another memory.
+    """
     kept = [sum(op.kept(itemsize) for op in p.chain.ops) for p in trace.passes]
     preparing = max(
         sum(kept[:i]) + sum(op.preparing(itemsize) for op in p.chain.ops) for i, p in enumerate(trace.passes)
     )
     rows = _Rows(trace, tile)
-    converts = 1 + in_itemsize / itemsize if in_itemsize != itemsize else 0
-    peak = max(_depth_first_elements(trace, region, converts) for region in rows.kinds())
+    converts = in_itemsize != itemsize
+    copies = (away or converts) + (in_itemsize / itemsize if away and converts else 0)
+    peak = max(_depth_first_elements(trace, region, copies) for region in rows.kinds())
     return max(sum(kept) + int(peak * itemsize), preparing), rows.operations()
 
 
-def _depth_first_elements(trace: Trace, region: Region, converts: float) -> float:
-    """Elements at most while one tile is computed; `converts` of them for each of the input's, where that is converted."""
+def _depth_first_elements(trace: Trace, region: Region, copies: float) -> float:
+    """Elements at most while one tile is computed; `copies` of them for each of the input's while that is fetched."""
     needs, last = trace.needs(region), trace.last_use()
     entering = trace.shapes[0][1] * prod(s.size for s in needs[0])
-    live = {0: entering} if converts else {}
-    most = entering * converts
+    live = {0: entering} if copies else {}
+    most = entering * copies
     for i, p in enumerate(trace.passes):
         patch = _patch(p, needs[p.makes], needs[p.enters])
         most = max(most, sum(live.values()) + patch.peak)

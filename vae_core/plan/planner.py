@@ -23,7 +23,7 @@ TILES = (2048, 1024, 512, 256, 128, 64, 32)
 """Edges in cells, largest first. Equal tile shapes keep the convolution kernels' caches warm, so there are few."""
 
 DEPTH_FIRST_TILES = (1024, 512, 256, 128, 64)
-"""Edges in cells of the result. Smaller ones would mostly compute halos."""
+"""Edges in cells of the input or of the result, whichever are more. Smaller ones would mostly compute halos."""
 
 FREE = Costs(tile=0, host_byte=0, disk_byte=0)
 
@@ -79,17 +79,25 @@ class Planner:
         self.case = case
         self._streamable: dict[tuple[int, ...], Streamable] = {}
         self._whole: dict[int, int] = {}
+        self._depth: dict[int, tuple[int, int]] = {}
 
     def plan(
-        self, budget: Budget | None, *, tile: int | None = None, whole: bool = False, without: Sequence[str] = ()
+        self,
+        budget: Budget | None,
+        *,
+        tile: int | None = None,
+        whole: bool = False,
+        without: Sequence[str] = (),
+        briefly: bool = False,
     ) -> Plan:
         """The cheapest way that fits the budget.
 
         `tile` allows streamed rungs of that edge only; `whole` everything at once only, whatever the budget. `without` names rungs
-        that have been tried and failed. Raises BudgetError, saying what the smallest rung needs, when none fits.
+        that have been tried and failed. `briefly` weighs no other rung where the whole run fits, which none undercuts. Raises
+        BudgetError, saying what the smallest rung needs, when none fits.
         """
         limit = budget or Budget(1 << 62, 1 << 62 if self.case.apart else None)
-        ways = [self.whole(self.case.images, limit)] if whole else [*self._ways(limit, tile)]
+        ways = [self.whole(self.case.images, limit)] if whole else self._weighed(limit, tile, without, briefly)
         ways = [way for way in ways if way.rung.name not in without] or ways
         rungs = tuple(way.rung for way in ways)
         fitting = [way for way in ways if (way.rung.fits or whole) and way.rung.name not in without]
@@ -122,6 +130,14 @@ class Planner:
         return None if found is None else (*steps[:first], *streamable.steps(found[0], first))
 
     # --- rungs --------------------------------------------------------------------------------------------------------
+
+    def _weighed(self, budget: Budget, tile: int | None, without: Sequence[str], briefly: bool) -> list[Way]:
+        ways = []
+        for way in self._ways(budget, tile):
+            ways.append(way)
+            if briefly and way.rung.name == "whole" and way.rung.fits and "whole" not in without:
+                break
+        return ways
 
     def _ways(self, budget: Budget, tile: int | None) -> Iterator[Way]:
         case = self.case
@@ -157,37 +173,33 @@ class Planner:
         return Way(rung, whole_steps(case.trace))
 
     def _depth_first(self, budget: Budget) -> Way:
-        """The largest tiles that fit, else the smallest."""
-        case, shape = self.case, self.case.trace.shapes[-1]
-        least: Way | None = None
-        for edge in [e for e in DEPTH_FIRST_TILES if e < max(shape[2:])] or [DEPTH_FIRST_TILES[-1]]:
-            tile = [min(edge, n) for n in shape[2:]]
-            away, in_itemsize = case.input_home != "device", case.input_itemsize or case.itemsize
-            converts = away or in_itemsize != case.itemsize
-            peak, operations = depth_first(case.trace, tile, case.itemsize, in_itemsize if converts else case.itemsize)
-            tiles = prod(-(-n // t) for n, t in zip(shape[2:], tile, strict=True))
-            for home in ("device", "host") if case.apart else ("device",):
-                on_device = peak + case.weight_bytes + (0 if away else case.input_bytes)
-                on_device += case.result_bytes if home == "device" else 0
-                on_host = (case.input_bytes if away else 0) + (case.result_bytes if home == "host" else 0)
-                moved = on_host
-                cost = case.images * (operations + tiles * len(case.trace.passes) * case.costs.tile)
-                cost += int(moved * case.costs.host_byte)
-                rung = self._rung(
-                    "depth first",
-                    (edge, edge),
-                    1,
-                    budget,
-                    (on_device, on_host, 0),
-                    case.images * operations,
-                    moved,
-                    cost,
-                )
-                least = Way(rung, (), uploads=False, result_home=home)
-                if rung.fits:
-                    return least
-        assert least is not None
-        return least
+        """The cheapest tiles that fit, else those that need least; the result where there is room for it."""
+        before, after = max(self.case.trace.shapes[0][2:]), max(self.case.trace.shapes[-1][2:])
+        scale = max(-(-before // after), 1)
+        edges = [e // scale for e in DEPTH_FIRST_TILES if e // scale < after] or [DEPTH_FIRST_TILES[-1] // scale]
+        homes: tuple[Home, ...] = ("device", "host") if self.case.apart else ("device",)
+        ways = [self._depth_first_way(edge, home, budget) for edge in edges for home in homes]
+        fitting = [way for way in ways if way.rung.fits]
+        if fitting:
+            return min(fitting, key=lambda way: way.rung.cost)
+        return min(ways, key=lambda way: way.rung.device_bytes)
+
+    def _depth_first_way(self, edge: int, home: Home, budget: Budget) -> Way:
+        case, away = self.case, self.case.input_home != "device"
+        tile = [min(edge, n) for n in case.trace.shapes[-1][2:]]
+        if edge not in self._depth:
+            in_itemsize = case.input_itemsize or case.itemsize
+            self._depth[edge] = depth_first(case.trace, tile, case.itemsize, in_itemsize, away)
+        peak, operations = self._depth[edge]
+        tiles = prod(-(-n // t) for n, t in zip(case.trace.shapes[-1][2:], tile, strict=True))
+        at: dict[Home, int] = {"device": peak + case.weight_bytes, "host": 0, "disk": 0}
+        at["host" if away else "device"] += case.input_bytes
+        at[home] += case.result_bytes
+        cost = case.images * (operations + tiles * len(case.trace.passes) * case.costs.tile)
+        cost += int(at["host"] * case.costs.host_byte)
+        peaks = (at["device"], at["host"], 0)
+        rung = self._rung("depth first", (edge, edge), 1, budget, peaks, case.images * operations, at["host"], cost)
+        return Way(rung, (), uploads=False, result_home=home)
 
     def _streamed(self, budget: Budget, homes: tuple[Home, ...], edges: tuple[int, ...]) -> Way:
         """The cheapest way that fits, else the one of the smallest tiles and Fields as far away as may be."""

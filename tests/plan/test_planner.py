@@ -23,6 +23,10 @@ PLANNER = Planner(CASE)
 APART = Planner(replace(CASE, costs=COSTS["cuda"], apart=True, input_home="host"))
 """The same where the device has a memory of its own."""
 
+_TINY_NET = tiny_net("taesd")
+TINY = Planner(Case(trace(_TINY_NET.decode_field, (1, 4, 64, 48)), costs=COSTS["cpu"]))
+TINY_APART = Planner(replace(TINY.case, costs=COSTS["cuda"], apart=True, input_home="host"))
+
 PLENTY = 1 << 40
 WHOLE, STREAMED, FILES = PLANNER.plan(Budget(PLENTY, None, PLENTY)).rungs
 LEAST = PLANNER.plan(Budget(PLENTY, None, PLENTY), tile=32).rungs[-1].device_bytes
@@ -53,10 +57,10 @@ def test_the_cheapest_that_fits_is_taken(limit: int, disk: int) -> None:
     st.floats(1.0, 3.0),
     st.integers(0, 1 << 28),
     st.integers(0, 1 << 28),
-    st.booleans(),
+    st.sampled_from([PLANNER, APART, TINY, TINY_APART]),
 )
-def test_more_memory_is_never_slower(device: int, more: float, host: int, disk: int, apart: bool) -> None:
-    planner = APART if apart else PLANNER
+def test_more_memory_is_never_slower(device: int, more: float, host: int, disk: int, planner: Planner) -> None:
+    apart = planner.case.apart
 
     def cost(factor: float) -> float:
         memory = [int(n * factor) for n in (device, host, disk)]

@@ -91,6 +91,7 @@ class _Pass:
     tile: tuple[int, ...]
     todo: deque[tuple[int, Region]]
     tiles_done: int = 0
+    cells_done: int = 0
     out: StreamField | None = None
     overwritten: StreamField | None = None
     """The Field whose memory `out` has taken over."""
@@ -227,7 +228,7 @@ class Streamed:
             if out.moments is not None and merged is not None:
                 out.moments.images[image] = merged
             work.todo.popleft()
-            self._told(work)
+            self._told(work, cells(region))
         self.ferry.dock()
 
     def _inputs(self, work: _Pass, image: int, region: Region) -> Inputs:
@@ -263,15 +264,15 @@ class Streamed:
         if out.moments is not None:
             out.moments.images = merged
         work.todo.clear()
-        self._told(work)
+        self._told(work, data.shape[0] * prod(data.shape[2:]))
 
-    def _told(self, work: _Pass) -> None:
-        """A tile is done: measure, and tell the progress."""
+    def _told(self, work: _Pass, done: int) -> None:
+        """A tile of `done` cells is done: measure, and tell the progress."""
         work.tiles_done += 1
+        work.cells_done += done
         self.journal.sample()
-        left = sum(cells(region) for _, region in work.todo)
         total = work.stages[-1][0] * prod(work.stages[-1][2:])
-        self.meter.tile(self.position, work.tiles_done, work.tiles_done + len(work.todo), (total - left, total))
+        self.meter.tile(self.position, work.tiles_done, work.tiles_done + len(work.todo), (work.cells_done, total))
 
     def _step(self) -> Step:
         assert self.position < len(self.steps), "the forward has more passes than the plan; was another network traced?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -11,3 +12,9 @@ torch.set_num_threads(1)
 # No test is timed: machines differ, and busy ones are slow.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def every_cpu_is_alike() -> None:
+    """Float32 where no dtype is given, also on processors that compute in bfloat16; test_device.py tests that choice itself."""
+    torch.cpu.get_capabilities = dict  # type: ignore[attr-defined]

@@ -34,9 +34,10 @@ class Costs:
     """A byte between memory and a temporary file."""
 
 
-COSTS = {"cuda": Costs(2 * 10**9, 3_000, 20_000), "cpu": Costs(2 * 10**7, 200, 200)}
-"""Orders of magnitude. A tile costs some 0.1 ms on either. A GPU makes some 20 T operations a second, moves 6 GB through pinned
-buffers, and 1 GB to a file; a CPU makes 0.2 T, and moves 1 GB to a file. Not measured on a GPU."""
+COSTS = {"cuda": Costs(2 * 10**9, 3_000, 100_000), "cpu": Costs(2 * 10**7, 1_000, 1_000)}
+"""Orders of magnitude. A tile costs some 0.1 ms on either. A GPU makes some 20 T operations a second and moves 6 GB through pinned
+buffers; a CPU makes 0.2 T. A disk is taken to move 0.2 GB a second: some are faster, and files are for want of anything else. Not
+measured on a GPU."""
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ class Subject:
     def _measured(self, half: Half, plan: Plan, shape: Sequence[int]) -> tuple[int, int, int]:
         """Peak bytes on device and host, and how often Python waited for the device."""
         x = torch.empty(shape, dtype=self.dtype)
-        execution = Execution(half, How(), Planners(), shape, "host", self.dtype.itemsize)
+        execution = Execution(half, How(), Planners(), shape, "host", self.dtype)
         with one_tile_of_each_kind(), FakeCudaMeter(self.net) as meter:
             meter.see(x)
             execution.carried_out(plan, x)

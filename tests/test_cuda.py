@@ -56,7 +56,7 @@ def test_files_on_cuda() -> None:
     vae = on_cuda("sdxl")
     z = torch.randn(1, 4, 40, 56)
     half, how = vae._half("decode"), How()
-    execution = Execution(half, how, vae._planners, z.shape, "host", 4)
+    execution = Execution(half, how, vae._planners, z.shape, "host", z.dtype)
     with torch.inference_mode():
         planner = execution._planner()
         on_host = planner.plan(Budget(planner.plan(None).device_bytes // 3, 1 << 40, 1 << 40))

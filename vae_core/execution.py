@@ -133,9 +133,9 @@ class Planners:
 class Execution:
     """One decode or encode of one input."""
 
-    def __init__(self, half: Half, how: How, planners: Planners, shape: Sequence[int], home: Home, itemsize: int):
+    def __init__(self, half: Half, how: How, planners: Planners, shape: Sequence[int], home: Home, dtype: torch.dtype):
         self.half, self.how, self.planners = half, how, planners
-        self.shape, self.itemsize = tuple(shape), itemsize
+        self.shape, self.input_dtype = tuple(shape), dtype
         self.home: Home = home
         self.journal = Journal()
         self.watched = half.may_overflow and how.mode != "whole"
@@ -149,7 +149,7 @@ class Execution:
     def of(cls, half: Half, how: How, planners: Planners, x: Tensor) -> Execution:
         """For an input as it lies."""
         home: Home = "device" if x.device == half.device else "host"
-        return cls(half, how, planners, x.shape, home, x.element_size())
+        return cls(half, how, planners, x.shape, home, x.dtype)
 
     def plan(self, *, briefly: bool = False) -> Plan:
         """How the input is run, as things stand; `briefly` without weighing what is not needed. Raises BudgetError."""
@@ -276,7 +276,8 @@ class Execution:
                 costs=COSTS["cuda" if half.device.type == "cuda" else "cpu"],
                 apart=half.device.type != "cpu",
                 input_home=self.home,
-                input_itemsize=self.itemsize,
+                input_itemsize=self.input_dtype.itemsize,
+                input_converts=self.input_dtype != self._dtype(),
                 watched=self.watched or self.widened,
             )
         )

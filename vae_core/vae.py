@@ -214,7 +214,7 @@ class VAE:
         if mode == "blend":
             return self._plan_blend(half, shape, how)
         home: Home = "device" if half.device.type == "cpu" else "host"
-        return Execution(half, how, self._planners, shape, home, half.dtype.itemsize).plan()
+        return Execution(half, how, self._planners, shape, home, half.dtype).plan()
 
     def _plan_blend(self, half: Half, shape: tuple[int, ...], how: How) -> Plan:
         tile_px, tile_latent = self._blend_tile(how.tile)

@@ -70,6 +70,24 @@ def test_predicted_bytes(name: str, direction: str, dtype: torch.dtype) -> None:
             assert 1.0 <= ratio <= 1.15, f"tile {tile}, batch {batch}: predicted / measured = {ratio:.3f}"
 
 
+@pytest.mark.parametrize("given", [torch.float16, torch.float64])
+@pytest.mark.parametrize("name", ["sdxl", "taesd"])
+@torch.inference_mode()
+def test_predicted_bytes_of_an_input_of_another_dtype(name: str, given: torch.dtype) -> None:
+    """Also where both dtypes are as wide."""
+    net = tiny_net(name, torch.bfloat16)
+    weights = sum(p.numel() * p.element_size() for p in (*net.parameters(), *net.buffers()))
+    x = torch.rand(2, 3, 96, 64, dtype=given)
+    half = Half("encode", net.encode_field, net, x.device, net.dtype, may_overflow=False)
+    for how in (How("whole"), How(tile=32), How(memory_limit=weights + x.nbytes + 350_000)):
+        with Meter(net) as meter:
+            meter.see(x)
+            made, report = Execution.of(half, how, Planners(), x).run(x)
+        assert made.dtype == torch.bfloat16
+        ratio = (report.plan.device_bytes - weights) / meter.peak["cpu"]
+        assert 1.0 <= ratio <= 1.15, f"{report.plan.rung}: predicted / measured = {ratio:.3f}"
+
+
 SDXL = tiny_net("sdxl")
 SDXL_WEIGHTS = sum(p.numel() * p.element_size() for p in (*SDXL.parameters(), *SDXL.buffers()))
 

@@ -13,7 +13,7 @@ from benchmarks.meter import Meter
 from vae_core.device import Ferry
 from vae_core.nets.passes import Whole
 from vae_core.nets.trace import trace
-from vae_core.plan.footprint import depth_first
+from vae_core.plan.footprint import Reading, depth_first
 from vae_core.stream import run_depth_first
 
 SIZES = {"decode": ((1, 1), (3, 5), (13, 22), (2, 60)), "encode": ((8, 200), (16, 16), (65, 83), (97, 33))}
@@ -52,7 +52,7 @@ def test_predicted_bytes(direction: str) -> None:
     traced = trace(forward(net, direction), tuple(x.shape))
     for tile in (16, 64):
         result = torch.empty(traced.shapes[-1])
-        predicted, operations = depth_first(traced, (tile, tile), 4, 4, away=False)
+        predicted, operations = depth_first(traced, (tile, tile), 4, Reading(away=False, itemsize=4))
         with Meter(net) as meter, FlopCounterMode(display=False) as counter:
             meter.see((x, result))
             run_depth_first(traced, x, tile, result, x.device, dtype=x.dtype)

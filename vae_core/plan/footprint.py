@@ -25,6 +25,13 @@ class Reading(NamedTuple):
     """In another memory than the device's."""
     itemsize: int
     """Bytes of an element there."""
+    converts: bool = False
+    """Its elements are of another dtype than the pass computes in."""
+
+    @property
+    def copied(self) -> bool:
+        """A tile of it is a copy, not a view."""
+        return self.away or self.converts
 
 
 class Need(NamedTuple):
@@ -51,6 +58,11 @@ class _Kind(NamedTuple):
     whole: bool
     """The window is all of the entering Field."""
     stages: tuple[_Stage, ...]
+
+    @property
+    def parts(self) -> list[int]:
+        """Elements of other Fields that its operations read, in order."""
+        return [n for stage in self.stages for n in stage.parts]
 
 
 class Tiling:
@@ -103,38 +115,35 @@ class Tiling:
 
     def _inputs(self, kind: _Kind, enters: Reading, reads: Sequence[Reading], itemsize: int) -> int:
         """Bytes of one tile's inputs that are copies."""
-        copied = _copied(enters, itemsize) or not (self.p.chain.strided or kind.whole)
-        parts = zip([n for stage in kind.stages for n in stage.parts], reads, strict=True)
-        return (kind.read if copied else 0) * itemsize + sum(n * itemsize for n, r in parts if _copied(r, itemsize))
+        copied = enters.copied or not (self.p.chain.strided or kind.whole)
+        parts = sum(n for n, r in zip(kind.parts, reads, strict=True) if r.copied)
+        return ((kind.read if copied else 0) + parts) * itemsize
 
     def _arriving(self, enters: Reading, reads: Sequence[Reading], itemsize: int) -> int:
         """Bytes while a tile's inputs are converted: each in both dtypes, beside those that are there."""
-        if all(r.itemsize == itemsize for r in (enters, *reads)):
+        if not any(r.converts for r in (enters, *reads)):
             return 0
-        elements = self.largest_read + sum(n for s in self.kinds[0].stages for n in s.parts)
+        elements = self.largest_read + max(sum(kind.parts) for kind in self.kinds)
         return elements * (itemsize + max(r.itemsize for r in (enters, *reads)))
 
     def _computing(self, kind: _Kind, enters: Reading, reads: Sequence[Reading], itemsize: int) -> int:
         """Bytes at most while the operations run one after the other."""
-        copied = _copied(enters, itemsize) or not (self.p.chain.strided or kind.whole)
+        copied = enters.copied or not (self.p.chain.strided or kind.whole)
         held = kind.read if copied else 0
-        left = list(reads)
-        waiting = sum(n for s in kind.stages for n, r in zip(s.parts, left, strict=False) if _copied(r, itemsize))
-        peak = 0
+        waiting = sum(n for n, r in zip(kind.parts, reads, strict=True) if r.copied)
+        peak, left = 0, list(reads)
         for stage in kind.stages:
-            mine = [left.pop(0) for _ in stage.parts]
-            strided = sum(
-                n for n, r in zip(stage.parts, mine, strict=True) if not (_copied(r, itemsize) or stage.strided_parts)
-            )
+            mine = [(n, left.pop(0)) for n in stage.parts]
+            strided = sum(n for n, r in mine if not (r.copied or stage.strided_parts))
             new = 0 if stage.in_place and held else stage.made
             peak = max(peak, held + waiting + strided + new + stage.scratch)
-            waiting -= sum(n for n, r in zip(stage.parts, mine, strict=True) if _copied(r, itemsize))
+            waiting -= sum(n for n, r in mine if r.copied)
             held = new or held
         return max(peak, held) * itemsize
 
     def _staging(self, enters: Reading, reads: Sequence[Reading], out: Reading) -> int:
         """Bytes of the pinned buffers."""
-        parts = [max(k) for k in zip(*([n for s in kind.stages for n in s.parts] for kind in self.kinds), strict=True)]
+        parts = [max(alike) for alike in zip(*(kind.parts for kind in self.kinds), strict=True)]
         count = sum(n * r.itemsize for n, r in zip(parts, reads, strict=True) if r.away)
         count += self.largest_read * enters.itemsize if enters.away else 0
         return count + (self.largest_made * out.itemsize if out.away else 0)
@@ -149,10 +158,6 @@ class Tiling:
         tile = self._computing(self.kinds[0], Reading(False, itemsize), here, itemsize)
         kept = sum(op.kept(itemsize) for op in chain.ops)
         return max(kept + tile, sum(op.preparing(itemsize) for op in chain.ops)) + self._vectors()
-
-
-def _copied(reading: Reading, itemsize: int) -> bool:
-    return reading.away or reading.itemsize != itemsize
 
 
 class _AxisKind(NamedTuple):
@@ -192,18 +197,14 @@ def whole_bytes(trace: Trace, itemsize: int) -> int:
     return peak
 
 
-def depth_first(trace: Trace, tile: Sequence[int], itemsize: int, in_itemsize: int, away: bool) -> tuple[int, int]:
-    """Peak bytes besides input and result, and operations in all, of a depth-first run with tiles of the result.
-
-    The input has elements of `in_itemsize` bytes, and is `away` in another memory.
-    """
+def depth_first(trace: Trace, tile: Sequence[int], itemsize: int, entering: Reading) -> tuple[int, int]:
+    """Peak bytes besides input and result, and operations in all, of a depth-first run with tiles of the result."""
     kept = [sum(op.kept(itemsize) for op in p.chain.ops) for p in trace.passes]
     preparing = max(
         sum(kept[:i]) + sum(op.preparing(itemsize) for op in p.chain.ops) for i, p in enumerate(trace.passes)
     )
     rows = _Rows(trace, tile)
-    converts = in_itemsize != itemsize
-    copies = (away or converts) + (in_itemsize / itemsize if away and converts else 0)
+    copies = entering.copied + (entering.itemsize / itemsize if entering.away and entering.converts else 0)
     peak = max(_depth_first_elements(trace, region, copies) for region in rows.kinds())
     return max(sum(kept) + int(peak * itemsize), preparing), rows.operations()
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ..errors import BudgetError
 from ..nets.trace import Trace
 from ..schedule import Held, Home, Step, Steps
-from .footprint import depth_first, whole_bytes
+from .footprint import Reading, depth_first, whole_bytes
 from .plan import Budget, Costs, Plan, Rung, readable, table
 from .search import CALLERS, Found, Live, State, Streamable, frees
 
@@ -51,6 +51,8 @@ class Case:
     input_home: Home = "device"
     input_itemsize: int | None = None
     """Bytes of an element of the input as it lies; by default `itemsize`."""
+    input_converts: bool = False
+    """The input is of another dtype than the run computes in."""
     watched: bool = False
     """Values may overflow: only rungs that notice it early and can repeat a pass."""
 
@@ -165,7 +167,7 @@ class Planner:
             peak += case.input_bytes
         else:
             host = case.input_bytes
-        if case.input_home != "device" or case.input_itemsize not in (None, case.itemsize):
+        if case.input_home != "device" or case.input_converts:
             peak += images * prod(case.trace.shapes[0]) * case.itemsize
         cost = case.images * case.trace.operations + case.costs.tile * len(case.trace.passes) * (case.images // images)
         name = "whole" if images == case.images else "whole, image by image"
@@ -188,8 +190,8 @@ class Planner:
         case, away = self.case, self.case.input_home != "device"
         tile = [min(edge, n) for n in case.trace.shapes[-1][2:]]
         if edge not in self._depth:
-            in_itemsize = case.input_itemsize or case.itemsize
-            self._depth[edge] = depth_first(case.trace, tile, case.itemsize, in_itemsize, away)
+            entering = Reading(away, case.input_itemsize or case.itemsize, case.input_converts)
+            self._depth[edge] = depth_first(case.trace, tile, case.itemsize, entering)
         peak, operations = self._depth[edge]
         tiles = prod(-(-n // t) for n, t in zip(case.trace.shapes[-1][2:], tile, strict=True))
         at: dict[Home, int] = {"device": peak + case.weight_bytes, "host": 0, "disk": 0}
@@ -234,7 +236,8 @@ class Planner:
     def _starts(self, homes: Sequence[Home]) -> list[State]:
         """Where the input is read from, and where the result is put."""
         case = self.case
-        lies = Live(0, case.input_home, case.input_bytes, case.input_itemsize or case.itemsize)
+        itemsize = case.input_itemsize or case.itemsize
+        lies = Live(0, case.input_home, case.input_bytes, itemsize, case.input_converts)
         inputs: list[State] = [(lies,)]
         if case.input_home != "device" and "device" in homes:
             elements = case.images * prod(case.trace.shapes[0])

@@ -27,6 +27,8 @@ class Live(NamedTuple):
     home: Home
     bytes: int
     itemsize: int
+    converts: bool = False
+    """Its elements are of another dtype than the run computes in."""
 
 
 State = tuple[Live, ...]
@@ -166,55 +168,40 @@ class Streamable:
 
     def _tiled(self, p: TracedPass, held: dict[int, Live], home: Home) -> list[Option]:
         """Every tile size for a pass that finds its Fields where `held` says, cheapest first."""
-        enters, reads = held[p.enters], [held[f] for f in p.reads]
-        everything = sum(prod(self.trace.shapes[f]) for f in p.reads_all if self._away(held[f]))
-        out = Reading(self.apart and home != "device", self.itemsize)
-        key = (
-            *(p.chain.geometry, p.stages[0], enters.home, enters.itemsize, home, everything),
-            *((f.home, f.itemsize) for f in reads),
-        )
+        circumstances = [(held[f].home, held[f].itemsize, held[f].converts) for f in (p.enters, *p.others)]
+        key = (p.chain.geometry, p.stages[0], home, *circumstances)
         if key not in self._options:
             made = dict.fromkeys(self._tiles(p))
-            whole = [self._option(p, tile, enters, reads, everything, home, out) for tile in made]
-            self._options[key] = sorted(whole, key=lambda option: option.cost)
+            options = [self._option(p, tile, held, home) for tile in made]
+            self._options[key] = sorted(options, key=lambda option: option.cost)
         return self._options[key]
 
-    def _option(
-        self,
-        p: TracedPass,
-        tile: tuple[int, ...],
-        enters: Live,
-        reads: list[Live],
-        everything: int,
-        home: Home,
-        out: Reading,
-    ) -> Option:
+    def _option(self, p: TracedPass, tile: tuple[int, ...], held: dict[int, Live], home: Home) -> Option:
         if not p.chain.ops:
-            return self._foreign(p, enters, home)
+            return self._foreign(p, held[p.enters], home)
         key = (p.chain.geometry, p.stages[0], tile)
         if key not in self._tilings:
             self._tilings[key] = Tiling(p, tile)
         tiling = self._tilings[key]
         need = tiling.need(
-            Reading(self._away(enters), enters.itemsize),
-            [Reading(self._away(f), f.itemsize) for f in reads],
+            self._reading(held[p.enters]),
+            [self._reading(held[f]) for f in p.reads],
             self.itemsize,
-            out,
+            Reading(self.apart and home != "device", self.itemsize),
             staged=self.apart,
-            kept=everything * self.itemsize,
+            kept=sum(self._elements(f) for f in p.reads_all if self._reading(held[f]).copied) * self.itemsize,
         )
         moved = dict.fromkeys(HOMES, 0)
-        moved[enters.home] += tiling.window_elements * enters.itemsize
-        for f in reads:
-            moved[f.home] += prod(self.trace.shapes[f.index]) * f.itemsize
+        moved[held[p.enters].home] += tiling.window_elements * held[p.enters].itemsize
+        for f in p.others:
+            moved[held[f].home] += self._elements(f) * held[f].itemsize
         moved[home] += prod(p.shape) * self.itemsize
-        moved["host"] += everything * self.itemsize
         return self._weighed(tile, need, tiling.operations, tiling.tiles, moved)
 
     def _foreign(self, p: TracedPass, enters: Live, home: Home) -> Option:
         """A function that sees everything: its result, and what it read if that came from elsewhere."""
         size = prod(p.shape) * self.itemsize
-        need = Need(size * (3 if self._away(enters) else 2), 0)
+        need = Need(size * (3 if self._reading(enters).copied else 2), 0)
         moved = dict.fromkeys(HOMES, 0)
         moved[home] = size
         return self._weighed(p.shape[2:], need, 0, 1, moved)
@@ -226,9 +213,12 @@ class Streamable:
         copies = moved["host"] * self.costs.host_byte + moved["disk"] * self.costs.disk_byte
         return Option(int(operations + tiles * self.costs.tile + copies), tile, need, operations, far)
 
-    def _away(self, f: Live) -> bool:
-        """In another memory than the device's. On a CPU a file is mapped, and read like memory."""
-        return self.apart and f.home != "device"
+    def _reading(self, f: Live) -> Reading:
+        """On a CPU a file is mapped, and read like memory."""
+        return Reading(self.apart and f.home != "device", f.itemsize, f.converts)
+
+    def _elements(self, field: int) -> int:
+        return prod(self.trace.shapes[field])
 
     def _tiles(self, p: TracedPass) -> list[tuple[int, ...]]:
         """Tiles of each edge, aligned to what the pass's operations ask for, no larger than the Field."""
@@ -271,7 +261,7 @@ class Streamable:
 
     def state(self, held: Sequence[Held | None]) -> State:
         """Fields that exist, as the search sees them, the result among them."""
-        return tuple(Live(i, h.home, h.bytes, h.itemsize) for i, h in enumerate(held) if h is not None)
+        return tuple(Live(i, *h, h.itemsize != self.itemsize) for i, h in enumerate(held) if h is not None)
 
 
 def frees(p: TracedPass, i: int, last: Sequence[int]) -> tuple[int, ...]:

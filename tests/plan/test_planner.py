@@ -28,9 +28,7 @@ TINY = Planner(Case(trace(_TINY_NET.decode_field, (1, 4, 64, 48)), costs=COSTS["
 TINY_APART = Planner(replace(TINY.case, costs=COSTS["cuda"], apart=True, input_home="host"))
 
 PLENTY = 1 << 40
-WHOLE, STREAMED, FILES = PLANNER.plan(Budget(PLENTY, None, PLENTY)).rungs
-LEAST = PLANNER.plan(Budget(PLENTY, None, PLENTY), tile=32).rungs[-1].device_bytes
-"""With tiles of 32 cells, and room for every Field."""
+WHOLE = PLANNER.plan(None).chosen
 
 
 def test_without_a_budget_everything_runs_at_once() -> None:
@@ -87,7 +85,7 @@ def test_fields_move_away_step_by_step_as_the_device_shrinks() -> None:
 
 
 def test_files_are_the_last_resort() -> None:
-    device = APART.plan(Budget(PLENTY, PLENTY), tile=32).rungs[1].device_bytes // 2
+    device = APART.plan(Budget(PLENTY, PLENTY), tile=32).device_bytes // 2
     on_host = APART.plan(Budget(device, PLENTY, PLENTY))
     assert on_host.rung == "streamed, Fields on the host" and on_host.disk_bytes == 0
     in_files = APART.plan(Budget(device, on_host.host_bytes // 2, PLENTY))
@@ -95,6 +93,12 @@ def test_files_are_the_last_resort() -> None:
     assert in_files.host_bytes <= on_host.host_bytes // 2 < in_files.disk_bytes + in_files.host_bytes
     with pytest.raises(vae_core.BudgetError, match="of host memory"):
         APART.plan(Budget(device, on_host.host_bytes // 8, 0))
+
+
+def test_farther_places_are_listed_only_where_they_are_used() -> None:
+    assert [rung.name for rung in PLANNER.plan(Budget(PLENTY, None, PLENTY)).rungs] == ["whole", "streamed"]
+    tight = PLANNER.plan(Budget(WHOLE.device_bytes // 4, None, PLENTY))
+    assert [rung.name for rung in tight.rungs] == ["whole", "streamed", "streamed, Fields in files"]
 
 
 def test_a_refusal_says_what_is_missing() -> None:

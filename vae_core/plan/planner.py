@@ -147,8 +147,12 @@ class Planner:
             yield from (self.whole(images, budget) for images in dict.fromkeys((case.images, 1)))
             if case.trace.local:
                 yield self._depth_first(budget)
+        nearer: Way | None = None
         for homes in self._homes(budget):
-            yield self._streamed(budget, homes, (tile,) if tile is not None else self._edges())
+            way = self._streamed(budget, homes, (tile,) if tile is not None else self._edges())
+            if nearer is None or way.steps != nearer.steps:  # else the farther places are not used
+                yield way
+            nearer = way
 
     def _homes(self, budget: Budget) -> list[tuple[Home, ...]]:
         """Where Fields may live, from near to far."""

@@ -184,6 +184,17 @@ def test_latents_that_do_not_fit(kind: str) -> None:
     assert str(tuple(bad.shape)) in text and str(bad.dtype).removeprefix("torch.") in text
 
 
+def test_latents_of_another_model_are_recognised() -> None:
+    for channels, whose in ((16, "Stable Diffusion 3 and 3.5 or FLUX.1"), (32, "FLUX.2"), (128, "FLUX.2")):
+        with pytest.raises(vae_core.InputError, match=rf"looks like {whose}: load the VAE"):
+            tiny_vae().decode(torch.zeros(1, channels, 8, 8))
+    with pytest.raises(vae_core.InputError, match=r"looks like Stable Diffusion 1.x or .* or SDXL"):
+        tiny_vae("flux1").decode(torch.zeros(1, 4, 8, 8))
+    with pytest.raises(vae_core.InputError) as unknown:
+        tiny_vae().decode(torch.zeros(1, 7, 8, 8))
+    assert "looks like" not in str(unknown.value)
+
+
 @pytest.mark.parametrize(
     "bad",
     [

@@ -147,6 +147,17 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
 )
 
 
+def whose_latent(channels: int) -> tuple[str, ...]:
+    """Titles of the models whose latents have so many channels, raw or as the diffusion model takes them; tiny networks apart."""
+    return tuple(row.title for row in VARIANTS.values() if row.network != TINY and channels in _latent_channels(row))
+
+
+def _latent_channels(variant: Variant) -> tuple[int, ...]:
+    if variant.network == KL_FLUX2:
+        return 32, 128
+    return (variant.config.get("latent_channels", 4),)
+
+
 @dataclass(frozen=True)
 class Spec:
     """What one loaded VAE is: its sizes and its latent convention, whatever the network."""

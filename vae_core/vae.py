@@ -25,7 +25,7 @@ from .nets.posterior import DiagonalGaussianDistribution
 from .plan import Plan, plan_blend
 from .report import Report
 from .schedule import Home
-from .spec import KL_FLUX2, TINY, Spec, Variant
+from .spec import KL_FLUX2, TINY, Spec, Variant, whose_latent
 from .stream import OnProgress, Progress
 
 BLEND_TILE_PX = 512
@@ -164,6 +164,12 @@ class VAE:
 
     def _check(self, direction: Direction, x: Tensor, channels: int) -> None:
         name, axes = ("latents", "z") if direction == "decode" else ("pixels", "c")
+        others = whose_latent(x.shape[1]) if direction == "decode" and x.ndim == 4 and x.shape[1] != channels else ()
+        if others:
+            raise InputError(
+                f"{self.spec.title} decodes latents `b z h w` of {channels} channels in floating point; {tuple(x.shape)} in "
+                f"{str(x.dtype).removeprefix('torch.')} looks like {' or '.join(others)}: load the VAE that belongs to it"
+            )
         if x.ndim != 4 or x.shape[1] != channels or not x.is_floating_point() or x.numel() == 0:
             raise InputError(
                 f"{self.spec.title} {direction}s {name} `b {axes} h w` of {channels} channels in floating point; "

@@ -135,13 +135,13 @@ class Planner:
 
     def _weighed(self, budget: Budget, tile: int | None, without: Sequence[str], briefly: bool) -> list[Way]:
         ways = []
-        for way in self._ways(budget, tile):
+        for way in self._ways(budget, tile, without):
             ways.append(way)
             if briefly and way.rung.name == "whole" and way.rung.fits and "whole" not in without:
                 break
         return ways
 
-    def _ways(self, budget: Budget, tile: int | None) -> Iterator[Way]:
+    def _ways(self, budget: Budget, tile: int | None, without: Sequence[str] = ()) -> Iterator[Way]:
         case = self.case
         if tile is None and not case.watched:
             yield from (self.whole(images, budget) for images in dict.fromkeys((case.images, 1)))
@@ -149,8 +149,9 @@ class Planner:
                 yield self._depth_first(budget)
         nearer: Way | None = None
         for homes in self._homes(budget):
-            way = self._streamed(budget, homes, (tile,) if tile is not None else self._edges())
-            if nearer is None or way.steps != nearer.steps:  # else the farther places are not used
+            failed = nearer is not None and nearer.rung.name in without
+            way = self._streamed(budget, homes, (tile,) if tile is not None else self._edges(), far=failed)
+            if nearer is None or failed or way.steps != nearer.steps:  # else the farther places are not used
                 yield way
             nearer = way
 
@@ -207,10 +208,14 @@ class Planner:
         rung = self._rung("depth first", (edge, edge), 1, budget, peaks, case.images * operations, at["host"], cost)
         return Way(rung, (), uploads=False, result_home=home)
 
-    def _streamed(self, budget: Budget, homes: tuple[Home, ...], edges: tuple[int, ...]) -> Way:
-        """The cheapest way that fits, else the one of the smallest tiles and Fields as far away as may be."""
+    def _streamed(self, budget: Budget, homes: tuple[Home, ...], edges: tuple[int, ...], far: bool) -> Way:
+        """The cheapest way that fits, else the one of the smallest tiles and Fields as far away as may be.
+
+        `far` puts the result as far away as may be: nearer there was no room.
+        """
         streamable, reuse = self._of_edges(edges), not self.case.watched
-        found = streamable.best(budget, homes, self._starts(homes), weight_bytes=self.case.weight_bytes, reuse=reuse)
+        starts = self._starts(homes[-1:] if far else homes)
+        found = streamable.best(budget, homes, starts, weight_bytes=self.case.weight_bytes, reuse=reuse)
         if found is None:
             least = Budget(1 << 62, 1 << 62 if self.case.apart else None, 1 << 62)
             streamable = self._of_edges(edges[-1:])

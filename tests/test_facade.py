@@ -185,14 +185,18 @@ def test_latents_that_do_not_fit(kind: str) -> None:
 
 
 def test_latents_of_another_model_are_recognised() -> None:
-    for channels, whose in ((16, "Stable Diffusion 3 and 3.5 or FLUX.1"), (32, "FLUX.2"), (128, "FLUX.2")):
-        with pytest.raises(vae_core.InputError, match=rf"looks like {whose}: load the VAE"):
-            tiny_vae().decode(torch.zeros(1, channels, 8, 8))
-    with pytest.raises(vae_core.InputError, match=r"looks like Stable Diffusion 1.x or .* or SDXL"):
+    sixteen = "Stable Diffusion 3 and 3.5, FLUX.1, Wan 2.1, Qwen-Image, HunyuanVideo or CogVideoX"
+    for channels, whose in ((16, sixteen), (12, "Mochi"), (128, "FLUX.2 or LTX-Video")):
+        for frames in ((), (5,)):
+            with pytest.raises(
+                vae_core.InputError, match=rf"these have {channels} .*, as those of {whose} have: load the VAE"
+            ):
+                tiny_vae().decode(torch.zeros(1, channels, *frames, 8, 8))
+    with pytest.raises(vae_core.InputError, match=r"as those of Stable Diffusion 1.x, .* or .* have"):
         tiny_vae("flux1").decode(torch.zeros(1, 4, 8, 8))
     with pytest.raises(vae_core.InputError) as unknown:
         tiny_vae().decode(torch.zeros(1, 7, 8, 8))
-    assert "looks like" not in str(unknown.value)
+    assert "as those of" not in str(unknown.value)
 
 
 @pytest.mark.parametrize(

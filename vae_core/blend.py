@@ -16,6 +16,8 @@ from torch import Tensor
 
 OnTile = Callable[[Tensor], Tensor]
 AfterTile = Callable[[int, int], None]
+Share = float | Fraction
+"""Part of a tile's edge that overlaps the next one; a fraction is exact where a float would round a cell away."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class FactorScheme:
     limit: tuple[int, int]
 
     @classmethod
-    def of(cls, tile_in: tuple[int, int], tile_out: tuple[int, int], overlap: tuple[float, float]) -> FactorScheme:
+    def of(cls, tile_in: tuple[int, int], tile_out: tuple[int, int], overlap: tuple[Share, Share]) -> FactorScheme:
         """From the sizes (h, w) of a tile before and after the network, and the overlap as a share of it."""
         extent = (int(tile_out[0] * overlap[0]), int(tile_out[1] * overlap[1]))
         return cls(
@@ -81,7 +83,7 @@ def _fade(a: Tensor, b: Tensor, extent: int, axis: int) -> None:
 
 
 def blend_by_mask(
-    x: Tensor, network: OnTile, tile: int, ratio: Fraction, overlap: float, after: AfterTile | None = None
+    x: Tensor, network: OnTile, tile: int, ratio: Fraction, overlap: Share, after: AfterTile | None = None
 ) -> Tensor:
     """AutoencoderTiny's scheme: later tiles are laid over earlier ones under a linear ramp.
 

@@ -67,12 +67,15 @@ class How:
     mode: Mode = "exact"
     tile: int | None = None
     memory_limit: int | str | None = None
+    overlap: int | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise InputError(f"mode {self.mode!r} is not known; expected one of {', '.join(get_args(Mode))}")
         if self.tile is not None and self.tile < 1:
             raise InputError(f"tile {self.tile} must be at least one cell")
+        if self.overlap is not None and (self.mode != "blend" or self.overlap < 0):
+            raise InputError(f'overlap {self.overlap} must be zero or more pixels, and goes with mode="blend" only')
 
 
 @dataclass
@@ -103,10 +106,14 @@ class Half:
         return next((names[id(op)] for op in reversed(ops) if id(op) in names), "attention")
 
 
-def budget_of(half: Half, limit: int | str | None) -> Budget:
-    """What a run may use: the user's limit, but no more than there is."""
-    # What the weights occupy is not free, and is counted by every plan.
-    free = int((free_bytes(half.device) + half.weight_bytes) * (1 - RESERVE))
+def budget_of(half: Half, limit: int | str | None, free: int | None = None) -> Budget:
+    """What a run may use: the user's limit, but no more than what is free, less a reserve.
+
+    `free` bytes are those that weights and run have together; default: what is free on the device, and what the weights occupy.
+    """
+    if free is None:
+        free = free_bytes(half.device) + half.weight_bytes
+    free = int(free * (1 - RESERVE))
     asked = None if limit is None else parse_limit(limit, total_bytes(half.device))
     host = None if half.device.type == "cpu" else int(host_bytes() * (1 - RESERVE))
     disk = int(disk_bytes(scratch_folder()) * (1 - RESERVE))
@@ -133,8 +140,17 @@ class Planners:
 class Execution:
     """One decode or encode of one input."""
 
-    def __init__(self, half: Half, how: How, planners: Planners, shape: Sequence[int], home: Home, dtype: torch.dtype):
-        self.half, self.how, self.planners = half, how, planners
+    def __init__(
+        self,
+        half: Half,
+        how: How,
+        planners: Planners,
+        shape: Sequence[int],
+        home: Home,
+        dtype: torch.dtype,
+        free: int | None = None,
+    ):
+        self.half, self.how, self.planners, self.free = half, how, planners, free
         self.shape, self.input_dtype = tuple(shape), dtype
         self.home: Home = home
         self.journal = Journal()
@@ -283,7 +299,7 @@ class Execution:
         )
 
     def _budget(self) -> Budget:
-        return budget_of(self.half, self.how.memory_limit)
+        return budget_of(self.half, self.how.memory_limit, self.free)
 
     # --- mishaps ------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint
-from .blend import AfterTile, FactorScheme, blend_by_factor, blend_by_mask
+from .blend import AfterTile, FactorScheme, Share, blend_by_factor, blend_by_mask
 from .errors import InputError
 from .nets.attention import Attention, AttnProcessor, FusedAttnProcessor2_0
 from .nets.autoencoder_kl import AutoencoderKLConfig, AutoencoderKLFlux2Config, KLNetwork
@@ -133,12 +133,29 @@ class Model(nn.Module):
         """Raw latents → pixels."""
         raise NotImplementedError
 
-    def blend_encode(self, x: Tensor, tile_px: int, tile_latent: int, after: AfterTile | None = None) -> Tensor:
-        """Overlap-and-blend of what the encoder emits, in tiles of the given edges; `after(done, tiles)` follows each."""
+    def blend_encode(
+        self,
+        x: Tensor,
+        tile_px: int,
+        tile_latent: int,
+        after: AfterTile | None = None,
+        overlap: Share | None = None,
+    ) -> Tensor:
+        """Overlap-and-blend of what the encoder emits, in tiles of the given edges; `after(done, tiles)` follows each.
+
+        `overlap` is the part of a tile that overlaps the next; default: `tile_overlap_factor`.
+        """
         raise NotImplementedError
 
-    def blend_decode(self, z: Tensor, tile_px: int, tile_latent: int, after: AfterTile | None = None) -> Tensor:
-        """Overlap-and-blend of pixels, in tiles of the given edges; `after(done, tiles)` follows each."""
+    def blend_decode(
+        self,
+        z: Tensor,
+        tile_px: int,
+        tile_latent: int,
+        after: AfterTile | None = None,
+        overlap: Share | None = None,
+    ) -> Tensor:
+        """Overlap-and-blend of pixels, as `blend_encode`."""
         raise NotImplementedError
 
     def _whole_encode(self, x: Tensor) -> Tensor:
@@ -254,13 +271,27 @@ class AutoencoderKL(KLNetwork, Model):
     def _tiled_decode(self, z: Tensor) -> Tensor:
         return self.blend_decode(z, self.tile_sample_min_size, self.tile_latent_min_size)
 
-    def blend_encode(self, x: Tensor, tile_px: int, tile_latent: int, after: AfterTile | None = None) -> Tensor:
-        overlap = self.tile_overlap_factor
+    def blend_encode(
+        self,
+        x: Tensor,
+        tile_px: int,
+        tile_latent: int,
+        after: AfterTile | None = None,
+        overlap: Share | None = None,
+    ) -> Tensor:
+        overlap = self.tile_overlap_factor if overlap is None else overlap
         scheme = FactorScheme.of((tile_px, tile_px), (tile_latent, tile_latent), (overlap, overlap))
         return blend_by_factor(x, self._literal_encode, scheme, after)
 
-    def blend_decode(self, z: Tensor, tile_px: int, tile_latent: int, after: AfterTile | None = None) -> Tensor:
-        overlap = self.tile_overlap_factor
+    def blend_decode(
+        self,
+        z: Tensor,
+        tile_px: int,
+        tile_latent: int,
+        after: AfterTile | None = None,
+        overlap: Share | None = None,
+    ) -> Tensor:
+        overlap = self.tile_overlap_factor if overlap is None else overlap
         scheme = FactorScheme.of((tile_latent, tile_latent), (tile_px, tile_px), (overlap, overlap))
         return blend_by_factor(z, self._literal_decode, scheme, after)
 
@@ -379,13 +410,29 @@ class AutoencoderTiny(TinyNetwork, Model):
     def _tiled_decode(self, z: Tensor) -> Tensor:
         return self.blend_decode(z, self.tile_sample_min_size, self.tile_latent_min_size)
 
-    def blend_encode(self, x: Tensor, tile_px: int, tile_latent: int, after: AfterTile | None = None) -> Tensor:
+    def blend_encode(
+        self,
+        x: Tensor,
+        tile_px: int,
+        tile_latent: int,
+        after: AfterTile | None = None,
+        overlap: Share | None = None,
+    ) -> Tensor:
         ratio = Fraction(1, self.spatial_scale_factor)
-        return blend_by_mask(x, self._literal_encode, tile_px, ratio, self.tile_overlap_factor, after)
+        overlap = self.tile_overlap_factor if overlap is None else overlap
+        return blend_by_mask(x, self._literal_encode, tile_px, ratio, overlap, after)
 
-    def blend_decode(self, z: Tensor, tile_px: int, tile_latent: int, after: AfterTile | None = None) -> Tensor:
+    def blend_decode(
+        self,
+        z: Tensor,
+        tile_px: int,
+        tile_latent: int,
+        after: AfterTile | None = None,
+        overlap: Share | None = None,
+    ) -> Tensor:
         ratio = Fraction(self.spatial_scale_factor)
-        return blend_by_mask(z, self._literal_decode, tile_latent, ratio, self.tile_overlap_factor, after)
+        overlap = self.tile_overlap_factor if overlap is None else overlap
+        return blend_by_mask(z, self._literal_decode, tile_latent, ratio, overlap, after)
 
 
 CLASSES: Mapping[str, type[Model]] = {cls.network: cls for cls in (AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny)}

@@ -45,6 +45,8 @@ class Variant:
     """Where the numbers come from."""
     fp16_safe: bool = True
     """False where activations are known to overflow float16."""
+    latent_of: str = ""
+    """For a tiny network, the variant in whose normalised latent space it speaks."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "config", MappingProxyType(dict(self.config)))
@@ -131,25 +133,44 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
                 },
                 "vae/config.json of stabilityai/stable-diffusion-x4-upscaler; its pipeline forces 0.08333",
             ),
-            Variant("taesd", "TAESD (tiny, SD 1.x and 2.x)", TINY, {}, "madebyollin/taesd"),
-            Variant("taesdxl", "TAESDXL (tiny, SDXL)", TINY, {}, "madebyollin/taesdxl"),
-            Variant("taesd3", "TAESD3 (tiny, SD3)", TINY, {"latent_channels": 16}, "madebyollin/taesd3"),
-            Variant("taef1", "TAEF1 (tiny, FLUX.1)", TINY, {"latent_channels": 16}, "madebyollin/taef1"),
+            Variant("taesd", "TAESD (tiny, SD 1.x and 2.x)", TINY, {}, "madebyollin/taesd", latent_of="sd1"),
+            Variant("taesdxl", "TAESDXL (tiny, SDXL)", TINY, {}, "madebyollin/taesdxl", latent_of="sdxl"),
+            Variant(
+                "taesd3", "TAESD3 (tiny, SD3)", TINY, {"latent_channels": 16}, "madebyollin/taesd3", latent_of="sd3"
+            ),
+            Variant(
+                "taef1", "TAEF1 (tiny, FLUX.1)", TINY, {"latent_channels": 16}, "madebyollin/taef1", latent_of="flux1"
+            ),
             Variant(
                 "taef2",
                 "TAEF2 (tiny, FLUX.2)",
                 TINY,
                 {"latent_channels": 32, "pool_mid_blocks": True},
                 "madebyollin/taesd, taef2 files",
+                latent_of="flux2",
             ),
         )
     }
 )
 
 
+OTHER_LATENTS: Mapping[int, tuple[str, ...]] = MappingProxyType(
+    {
+        12: ("Mochi",),
+        16: ("Wan 2.1", "Qwen-Image", "HunyuanVideo", "CogVideoX"),
+        32: ("HunyuanVideo 1.5",),
+        48: ("Wan 2.2",),
+        64: ("HunyuanImage 2.1",),
+        128: ("LTX-Video",),
+    }
+)
+"""Channels of the latents of models whose VAE is not here. Source: comfy/latent_formats.py of ComfyUI 0.8.0, diffusers' configs."""
+
+
 def whose_latent(channels: int) -> tuple[str, ...]:
     """Titles of the models whose latents have so many channels, raw or as the diffusion model takes them; tiny networks apart."""
-    return tuple(row.title for row in VARIANTS.values() if row.network != TINY and channels in _latent_channels(row))
+    ours = (row.title for row in VARIANTS.values() if row.network != TINY and channels in _latent_channels(row))
+    return (*ours, *OTHER_LATENTS.get(channels, ()))
 
 
 def _latent_channels(variant: Variant) -> tuple[int, ...]:
@@ -175,6 +196,8 @@ class Spec:
     patch: tuple[int, int] = (1, 1)
     """Raw latents are packed in patches of this (h, w) into the diffusion model's latent; FLUX.2 only."""
     fp16_safe: bool = True
+    latent_of: str = ""
+    """For a tiny network, the variant whose normalised latents it takes and gives."""
 
     @classmethod
     def of(cls, variant: Variant, config: Mapping[str, Any]) -> Spec:
@@ -195,6 +218,7 @@ class Spec:
             latents_std=None if tiny else config.get("latents_std"),
             patch=config["patch_size"] if variant.network == KL_FLUX2 else (1, 1),
             fp16_safe=variant.fp16_safe,
+            latent_of=variant.latent_of,
         )
 
     @property

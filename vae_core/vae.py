@@ -7,6 +7,7 @@ Latents are raw, as the network emits them; `normalize` and `denormalize` go to 
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from math import prod
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .blend import Share
 from .checkpoint import Checkpoint, open_checkpoint
 from .device import default_device, default_dtype
 from .errors import InputError
@@ -36,10 +38,14 @@ class VAE:
     """A network with its weights, and what is known of it.
 
     `net` is the model (`vae_core.AutoencoderKL`, …), `spec` its sizes and latent convention, `checkpoint` where it came from.
+    `device` is where it computes, by default where its weights are; weights that are kept elsewhere have to be brought there
+    before a run, and may be taken away after it.
     """
 
-    def __init__(self, net: Model, spec: Spec, checkpoint: Checkpoint | None = None):
-        self.net, self.spec, self.checkpoint = net, spec, checkpoint
+    def __init__(
+        self, net: Model, spec: Spec, checkpoint: Checkpoint | None = None, device: torch.device | None = None
+    ):
+        self.net, self.spec, self.checkpoint, self._device = net, spec, checkpoint, device
         self.last_report: Report | None = None
         """What the last decode or encode did; None before the first, and for overlap-and-blend."""
         self._planners = Planners()
@@ -55,7 +61,11 @@ class VAE:
 
     @property
     def device(self) -> torch.device:
-        return self.net.device
+        return self._device or self.net.device
+
+    @device.setter
+    def device(self, device: torch.device) -> None:
+        self._device = device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -76,6 +86,7 @@ class VAE:
         *,
         mode: Mode = "exact",
         tile: int | None = None,
+        overlap: int | None = None,
         memory_limit: int | str | None = None,
         progress: OnProgress | None = None,
         size: tuple[int, int] | None = None,
@@ -85,6 +96,7 @@ class VAE:
         mode          "exact": as much at once as fits, tiles inside the network else, the same result either way; "whole": all at
                       once; "blend": overlapping tiles, cross-faded, approximate.
         tile          edge of a tile, in cells of each pass's output ("exact") or in pixels ("blend"); default: what fits.
+        overlap       of neighbouring tiles in pixels, for mode="blend"; default: diffusers' share of a tile.
         memory_limit  bytes, "2GiB", or "50%" of the device's memory, weights included; default, and at most: what is free, less a
                       reserve.
         progress      called as (done, total, info) after each tile, in operations; may raise to cancel.
@@ -94,8 +106,8 @@ class VAE:
         `last_report` tells what was done. Raises InputError for latents that do not fit, BudgetError where no plan does or memory
         ran out for good, NonFiniteError for values that float32 cannot hold either.
         """
-        self._check("decode", latents, self.spec.latent_channels)
-        pixels = self._run("decode", latents, How(mode, tile, memory_limit), progress).clamp_(-1, 1)
+        self.check("decode", latents)
+        pixels = self._run("decode", latents, How(mode, tile, memory_limit, overlap), progress).clamp_(-1, 1)
         return pixels if size is None else pixels[..., : size[0], : size[1]]
 
     @torch.inference_mode()
@@ -105,6 +117,7 @@ class VAE:
         *,
         mode: Mode = "exact",
         tile: int | None = None,
+        overlap: int | None = None,
         memory_limit: int | str | None = None,
         progress: OnProgress | None = None,
         sample: bool = False,
@@ -117,9 +130,9 @@ class VAE:
         right with the last row and column, so that no pixel is lost: `decode(…, size=(h, w))` crops them off again. The other
         parameters are those of `decode`.
         """
-        self._check("encode", pixels, self.spec.pixel_channels)
+        self.check("encode", pixels)
         pixels = self._fitted(pixels, fit)
-        made = self._run("encode", pixels, How(mode, tile, memory_limit), progress)
+        made = self._run("encode", pixels, How(mode, tile, memory_limit, overlap), progress)
         if self.spec.network == TINY:
             return made
         posterior = DiagonalGaussianDistribution(made)
@@ -162,13 +175,17 @@ class VAE:
         mean, var = (cast(Tensor, t).double().view(1, -1, 1, 1) for t in (bn.running_mean, bn.running_var))
         return mean.to(like), (var + bn.eps).sqrt().to(like)
 
-    def _check(self, direction: Direction, x: Tensor, channels: int) -> None:
-        name, axes = ("latents", "z") if direction == "decode" else ("pixels", "c")
-        others = whose_latent(x.shape[1]) if direction == "decode" and x.ndim == 4 and x.shape[1] != channels else ()
+    def check(self, direction: Direction, x: Tensor) -> None:
+        """Raises InputError unless `x` is something to decode or encode. Looks at its shape and dtype only, not at the weights."""
+        decodes = direction == "decode"
+        name, axes = ("latents", "z") if decodes else ("pixels", "c")
+        channels = self.spec.latent_channels if decodes else self.spec.pixel_channels
+        others = whose_latent(x.shape[1]) if decodes and x.ndim in (4, 5) and x.shape[1] != channels else ()
         if others:
+            whose = " or ".join(filter(None, (", ".join(others[:-1]), others[-1])))
             raise InputError(
-                f"{self.spec.title} decodes latents `b z h w` of {channels} channels in floating point; {tuple(x.shape)} in "
-                f"{str(x.dtype).removeprefix('torch.')} looks like {' or '.join(others)}: load the VAE that belongs to it"
+                f"{self.spec.title} decodes latents of {channels} channels; these have {x.shape[1]} ({tuple(x.shape)}), as those of "
+                f"{whose} have: load the VAE that belongs to them"
             )
         if x.ndim != 4 or x.shape[1] != channels or not x.is_floating_point() or x.numel() == 0:
             raise InputError(
@@ -204,9 +221,14 @@ class VAE:
         batch: int = 1,
         mode: Mode = "exact",
         tile: int | None = None,
+        overlap: int | None = None,
         memory_limit: int | str | None = None,
+        free: int | None = None,
     ) -> Plan:
-        """How a picture of this size in pixels would be decoded or encoded, without doing it. Raises BudgetError."""
+        """How a picture of this size in pixels would be decoded or encoded, without doing it. Raises BudgetError.
+
+        `free` plans as if a run could use so many bytes of the device's memory, weights included; default: what it can use now.
+        """
         if direction not in get_args(Direction):
             raise InputError(f'direction {direction!r} is not known; expected "decode" or "encode"')
         scale = self.spec.scale
@@ -216,26 +238,33 @@ class VAE:
         else:
             (mh, mw) = self.spec.multiple
             shape = (batch, self.spec.pixel_channels, height // mh * mh, width // mw * mw)
-        half, how = self._half(direction), How(mode, tile, memory_limit)
+        half, how = self._half(direction), How(mode, tile, memory_limit, overlap)
         if mode == "blend":
-            return self._plan_blend(half, shape, how)
+            return self._plan_blend(half, shape, how, free)
         home: Home = "device" if half.device.type == "cpu" else "host"
-        return Execution(half, how, self._planners, shape, home, half.dtype).plan()
+        return Execution(half, how, self._planners, shape, home, half.dtype, free).plan()
 
-    def _plan_blend(self, half: Half, shape: tuple[int, ...], how: How) -> Plan:
-        tile_px, tile_latent = self._blend_tile(how.tile)
+    def _plan_blend(self, half: Half, shape: tuple[int, ...], how: How, free: int | None = None) -> Plan:
+        tile_px, tile_latent, share = self._blend_tile(how)
         edge = tile_latent if half.direction == "decode" else tile_px
         tile = half.trace((*shape[:2], *(min(edge, n) for n in shape[2:])))
-        stride = max(int(edge * (1 - self.net.tile_overlap_factor)), 1)
+        stride = max(int(edge * (1 - share)), 1)
         tiles, bytes_of = prod(-(-n // stride) for n in shape[2:]), {"itemsize": half.dtype.itemsize}
-        budget = budget_of(half, how.memory_limit)
+        budget = budget_of(half, how.memory_limit, free)
         return plan_blend(half.trace(shape), tile, tiles, tile_px, budget, weight_bytes=half.weight_bytes, **bytes_of)
 
-    def _blend_tile(self, tile: int | None) -> tuple[int, int]:
-        """Edges of a blended tile in pixels and in latent cells: at most what is asked for, so that the overlap is whole cells."""
-        cells = round(1 / self.net.tile_overlap_factor)
-        latent = max((tile or BLEND_TILE_PX) // self.spec.scale.h // cells, 1) * cells
-        return latent * self.spec.scale.h, latent
+    def _blend_tile(self, how: How) -> tuple[int, int, Share]:
+        """Edges of a blended tile, in pixels and in latent cells, at most what is asked for; and the share that overlaps."""
+        scale, tile_px = self.spec.scale.h, how.tile or BLEND_TILE_PX
+        if how.overlap is None:
+            share = self.net.tile_overlap_factor
+            cells = round(1 / share)
+            latent = max(tile_px // scale // cells, 1) * cells
+            return latent * scale, latent, share
+        latent, shared = max(tile_px // scale, 1), how.overlap // scale
+        if shared >= latent:
+            raise InputError(f"an overlap of {how.overlap} pixels needs larger tiles than {tile_px}; choose less of it")
+        return latent * scale, latent, Fraction(shared, latent)
 
     def _half(self, direction: Direction) -> Half:
         """The half of the network that decodes or encodes."""
@@ -265,7 +294,8 @@ class VAE:
             if progress is not None:
                 progress(done, tiles, Progress(0, 1, done, tiles, "blended tile"))
 
-        return blend(x.to(half.device, half.dtype), *self._blend_tile(how.tile), after).to(half.dtype)
+        tile_px, tile_latent, share = self._blend_tile(how)
+        return blend(x.to(half.device, half.dtype), tile_px, tile_latent, after, share).to(half.dtype)
 
 
 def load(
@@ -292,14 +322,18 @@ def load_embedded(*, device: torch.device | str | None = None, dtype: torch.dtyp
 
 
 def from_checkpoint(
-    opened: Checkpoint, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    opened: Checkpoint,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    weights_on: torch.device | str | None = None,
 ) -> VAE:
-    """A VAE from an opened checkpoint."""
+    """A VAE from an opened checkpoint. It computes on `device`; its weights are put on `weights_on`, by default there too."""
     where = default_device() if device is None else torch.device(device)
     spec = Spec.of(opened.variant, opened.config)
-    net = build(opened, dtype=dtype or default_dtype(where, spec, "encode"), device=where)
+    net = build(opened, dtype=dtype or default_dtype(where, spec, "encode"), device=weights_on or where)
     if dtype is None:
         for part in (net.decoder, getattr(net, "post_quant_conv", None)):
             if isinstance(part, nn.Module):
                 part.to(default_dtype(where, spec, "decode"))
-    return VAE(net, spec, opened)
+    return VAE(net, spec, opened, None if weights_on is None else where)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from .load import Checkpoint, open_checkpoint
-from .save import save_diffusers, save_flax, save_ldm, save_taesd_pair
+from .load import Checkpoint, open_checkpoint, open_state_dict
+from .save import comfyui_names, save_diffusers, save_flax, save_ldm, save_taesd_pair
 from .strict import assign
 
 __all__ = [
     "Checkpoint",
     "assign",
+    "comfyui_names",
     "open_checkpoint",
+    "open_state_dict",
     "save_diffusers",
     "save_flax",
     "save_ldm",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from ..errors import CheckpointError
 from ..spec import Variant
 from .config import OWN_CONFIG, Given, config_class, parse_config
 from .content import Content, gather
-from .detect import Found, Piece, recognise
+from .detect import Entry, Found, Piece, recognise
 from .infer import infer_config
 from .jsontext import parse_object, read_object
 from .keymaps import turned
 from .locate import STEM, Place, locate
-from .source import Source
+from .source import Read, Source, Stored
 from .variants import Clues, check_agreement, choose, require_known, share_convention
+
+StateDict = Callable[[], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +60,11 @@ class Checkpoint:
         return share_convention(self.candidates)
 
     def tensors(
-        self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+        self, dtype: torch.dtype | None = None, device: torch.device | str | None = "cpu"
     ) -> Iterator[tuple[str, Tensor]]:
         """(name in the network, tensor), one at a time, file by file; floats cast to `dtype`, None keeps theirs.
+
+        `device` None leaves each where it is, which for a file is the CPU.
 
         On the CPU and uncast, tensors of a safetensors file or a torch archive stay memory-mapped: no copy is made.
         Raises CheckpointError if the file can no longer be read.
@@ -69,7 +74,13 @@ class Checkpoint:
                 for name in names:
                     piece = self._pieces[name]
                     tensor = turned(piece.turn, read(piece.entry.key))
-                    yield name, tensor.to(device, dtype if tensor.is_floating_point() else None)
+                    yield name, tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+    def over(self, state_dict: StateDict) -> Checkpoint:
+        """The same, its tensors read from a module that has them under our names by now."""
+        source = _in_memory(state_dict, self.path)
+        entries = {name: Entry(source, name, stored) for name, stored in source.tensors.items()}
+        return replace(self, _pieces={name: Piece(entry, None, entry.stored.shape) for name, entry in entries.items()})
 
 
 def open_checkpoint(
@@ -88,7 +99,33 @@ def open_checkpoint(
     path = Path(path).expanduser()
     place = locate(path, subfolder, weights)
     _refuse_other_class(place)
-    content = gather(place)
+    return _recognised(path, place, gather(place), variant)
+
+
+def open_state_dict(state_dict: StateDict, where: str, *, variant: str | None = None) -> Checkpoint:
+    """Recognises a VAE whose tensors are in memory, in any layout of names. Nothing is copied.
+
+    `state_dict` is called again whenever tensors are read, so that a module whose weights are moved about is read as it is then.
+    `where` names it in messages: "the VAE of this checkpoint". Raises as `open_checkpoint` does.
+    """
+    require_known(variant)
+    path = Path(where)
+    source = _in_memory(state_dict, path)
+    content = Content({key: Entry(source, key, stored) for key, stored in source.tensors.items()}, (path,), {})
+    return _recognised(path, Place((path,)), content, variant)
+
+
+def _in_memory(state_dict: StateDict, path: Path) -> Source:
+    held = {key: Stored(tuple(tensor.shape), tensor.dtype) for key, tensor in state_dict().items()}
+
+    @contextmanager
+    def opener() -> Iterator[Read]:
+        yield state_dict().__getitem__
+
+    return Source(path, "state dict", held, opener)
+
+
+def _recognised(path: Path, place: Place, content: Content, variant: str | None) -> Checkpoint:
     found = recognise(place.main, content.entries)
     layout = _layout_name(place, content, found)
     shapes = {name: piece.shape for name, piece in found.pieces.items()}

@@ -139,6 +139,13 @@ def save_flax(
     return folder / CONFIG, weights
 
 
+def comfyui_names(state_dict: State) -> dict[str, Tensor]:
+    """The tensors under the names that ComfyUI's own VAE objects have: latent-diffusion's, or those of its TAESD."""
+    if any(name.startswith("encoder.layers.") for name in state_dict):
+        return _spelled(TAESD, state_dict)
+    return _spelled(LDM_FLUX2 if "bn.running_mean" in state_dict else LDM, state_dict)
+
+
 def _made(folder: str | Path) -> Path:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)

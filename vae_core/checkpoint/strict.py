@@ -18,18 +18,19 @@ def assign(
     checkpoint: Checkpoint,
     *,
     dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = "cpu",
 ) -> None:
     """Makes the tensors of `checkpoint` the parameters and buffers of `module`, which may be on the meta device.
 
-    Floats are cast to `dtype` (None keeps the stored one); integer buffers keep theirs. Raises StateDictError, naming
-    the file, the tensor, both shapes and a variant that would fit; the module is then unchanged.
+    Floats are cast to `dtype` (None keeps the stored one) and moved to `device` (None leaves them where they are); integer buffers
+    keep their type. Raises StateDictError, naming the file, the tensor, both shapes and a variant that would fit; the module is
+    then unchanged.
     """
     expected = module.state_dict()
     _check(checkpoint, expected)
     state = dict(checkpoint.tensors(dtype, device))
     for name in expected.keys() - state.keys():
-        state[name] = torch.zeros_like(expected[name], device=device)
+        state[name] = torch.zeros_like(expected[name], device=device or "cpu")
     module.load_state_dict(state, strict=True, assign=True)
 
 

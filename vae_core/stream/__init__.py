@@ -4,11 +4,12 @@ from .depth_first import run_depth_first
 from .homes import Homes, scratch_folder
 from .journal import Journal
 from .moments import Moments
-from .progress import OnProgress, Progress, share
+from .progress import Finished, OnProgress, Progress, share
 from .run import NonFinite, Streamed, StreamField, run_streamed
 from .whole import run_whole
 
 __all__ = [
+    "Finished",
     "Homes",
     "Journal",
     "Moments",

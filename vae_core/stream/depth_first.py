@@ -19,7 +19,7 @@ from ..geometry import Region, Span, cells, cut_again, grid, slices
 from ..nets.passes import Field, OnTile, Tile
 from ..nets.trace import Trace, TracedField, TracedPass
 from .journal import Journal
-from .progress import OnProgress, Progress
+from .progress import Finished, OnProgress, Progress
 from .run import SMALLEST_TILE
 
 KIND = "depth first"
@@ -79,7 +79,10 @@ def run_depth_first(
             done += cells(region)
             run.journal.sample()
             if progress is not None:
-                progress(trace.operations * done // total, trace.operations, Progress(0, 1, done, total, KIND))
+                finished = Finished(0, region, result[slices(region)])
+                progress(
+                    trace.operations * done // total, trace.operations, Progress(0, 1, done, total, KIND, finished)
+                )
             continue
         run.source.patches.clear()
         release(device)

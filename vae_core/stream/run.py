@@ -24,7 +24,7 @@ from ..schedule import HOMES, Held, Home, Replan, Step, Steps
 from .homes import Homes
 from .journal import Journal
 from .moments import Moments
-from .progress import OnProgress, ProgressMeter
+from .progress import Finished, OnProgress, ProgressMeter
 
 SMALLEST_TILE = 16
 """Cells along an edge below which an out-of-memory error is not met with smaller tiles: halos would outweigh them."""
@@ -224,11 +224,12 @@ class Streamed:
             # What the next tile reads travels while this one is computed.
             ahead = self._inputs(work, *work.todo[1]) if fetches and len(work.todo) > 1 else None
             self.ferry.store(data, out.part(image, region))
-            del data, inputs
+            del inputs
             if out.moments is not None and merged is not None:
                 out.moments.images[image] = merged
             work.todo.popleft()
-            self._told(work, cells(region))
+            self._told(work, cells(region), Finished(image, region, data) if self._is_last else None)
+            del data
         self.ferry.dock()
 
     def _inputs(self, work: _Pass, image: int, region: Region) -> Inputs:
@@ -266,13 +267,18 @@ class Streamed:
         work.todo.clear()
         self._told(work, data.shape[0] * prod(data.shape[2:]))
 
-    def _told(self, work: _Pass, done: int) -> None:
+    @property
+    def _is_last(self) -> bool:
+        return self.position == len(self.steps) - 1
+
+    def _told(self, work: _Pass, done: int, finished: Finished | None = None) -> None:
         """A tile of `done` cells is done: measure, and tell the progress."""
         work.tiles_done += 1
         work.cells_done += done
         self.journal.sample()
         total = work.stages[-1][0] * prod(work.stages[-1][2:])
-        self.meter.tile(self.position, work.tiles_done, work.tiles_done + len(work.todo), (work.cells_done, total))
+        tiles = work.tiles_done + len(work.todo)
+        self.meter.tile(self.position, work.tiles_done, tiles, (work.cells_done, total), finished)
 
     def _step(self) -> Step:
         assert self.position < len(self.steps), "the forward has more passes than the plan; was another network traced?"
@@ -284,7 +290,7 @@ class Streamed:
             return work.out
         shape, step, home = work.stages[-1], work.step, _farther(work.step.home, self.nearest)
         dying = None if step.overwrites is None else self.fields[step.overwrites]
-        if self.result is not None and self.position == len(self.steps) - 1:
+        if self.result is not None and self._is_last:
             data = self.result
         elif dying is not None and dying.all.dtype == self.dtype:
             data, home, work.overwritten = dying.all[:, : shape[1]], dying.home, dying

@@ -1,0 +1,98 @@
+"""What a run tells while it goes on: progress with the time left, cancelling, and a preview that fills in tile by tile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ..vae_core import VAE, Progress
+from ..vae_core.stream import Finished
+from . import host
+from .conventions import model_space
+
+EVENT = "exact_vae.progress"
+PREVIEW_SETTING = "ExactVAE.Preview"
+PREVIEW_PX = 512
+"""Longest edge of a preview."""
+SECONDS_BETWEEN = 0.25
+"""Between two messages to the browser."""
+
+
+class Watch:
+    """The `progress` of one run. Called after every tile, it raises where the user has cancelled."""
+
+    def __init__(self, node_id: str | None = None, preview: Preview | None = None):
+        self.node_id, self.preview = node_id, preview
+        self.bar = host.progress_bar()
+        self.started = time.monotonic()
+        self.told = float("-inf")
+
+    def __call__(self, done: int, total: int, info: Progress) -> None:
+        host.raise_if_interrupted()
+        if self.preview is not None and info.finished is not None:
+            self.preview.paste(info.finished)
+        now = time.monotonic()
+        if now - self.told < SECONDS_BETWEEN and done < total:
+            return
+        self.told = now
+        self._tell(done / max(total, 1), info.name, now - self.started)
+
+    def _tell(self, done: float, name: str, seconds: float) -> None:
+        if self.bar is not None:
+            picture = None if self.preview is None else self.preview.message()
+            self.bar.update_absolute(round(done * host.PROGRESS_STEPS), host.PROGRESS_STEPS, picture)
+        if self.node_id is not None:
+            left = seconds * (1 - done) / done if done > 0 else None
+            host.send(EVENT, {"node": self.node_id, "done": done, "seconds_left": left, "pass": name})
+
+
+class Preview:
+    """A small picture of the first image of a batch: at first roughly, from its latents; then from the tiles that are done."""
+
+    def __init__(self, vae: VAE, raw: Tensor):
+        """`raw` are the latents `b z h w` that are decoded."""
+        scale = vae.spec.scale
+        self.step = max(-(-max(raw.shape[-2] * scale.h, raw.shape[-1] * scale.w) // PREVIEW_PX), 1)
+        size = (-(-raw.shape[-2] * scale.h // self.step), -(-raw.shape[-1] * scale.w // self.step))
+        self.canvas, self.changed = _rough(vae, raw[:1], size), True
+
+    def paste(self, tile: Finished) -> None:
+        """A finished tile, thinned out to the preview's size."""
+        if tile.image != 0:
+            return
+        # The first row and column of the tile that fall on the preview's grid.
+        (top, left), step = (span.start for span in tile.region[-2:]), self.step
+        thin = tile.data[0, :3, -top % step :: step, -left % step :: step].float().cpu()
+        if thin.numel() == 0:
+            return
+        y, x = -(-top // step), -(-left // step)
+        self.canvas[:, y : y + thin.shape[1], x : x + thin.shape[2]] = thin
+        self.changed = True
+
+    def message(self) -> tuple[str, Image.Image, int] | None:
+        """What ComfyUI's progress bar takes as a preview; None where nothing is new."""
+        if not self.changed:
+            return None
+        self.changed = False
+        levels = self.canvas.clamp(-1, 1).add(1).mul(127.5).byte().movedim(0, -1)
+        return "JPEG", Image.fromarray(levels.contiguous().numpy()), PREVIEW_PX
+
+
+def _rough(vae: VAE, raw: Tensor, size: tuple[int, int]) -> Tensor:
+    """`3 h w`: the latents' colours where ComfyUI knows them, else grey."""
+    z = model_space(vae, raw.float().cpu())[0]
+    rough = host.rough_picture(z, vae.spec.latent_of or vae.spec.name)
+    if rough is None:
+        return torch.zeros(3, *size)
+    return F.interpolate(rough[None], size=size, mode="bilinear")[0]
+
+
+def decoding(node_id: str | None = None) -> Callable[[VAE, Tensor], Watch]:
+    """Makes the watch of a decode from the VAE and its raw latents; with a preview, unless the user has switched it off."""
+    wanted = host.PRESENT and host.setting(PREVIEW_SETTING, True)
+    return lambda vae, raw: Watch(node_id, Preview(vae, raw) if wanted else None)

@@ -184,8 +184,8 @@ class VAE:
         if others:
             whose = " or ".join(filter(None, (", ".join(others[:-1]), others[-1])))
             raise InputError(
-                f"{self.spec.title} decodes latents of {channels} channels; these have {x.shape[1]} ({tuple(x.shape)}), as those of "
-                f"{whose} have: load the VAE that belongs to them"
+                f"{self.spec.title} decodes latents `b z h w` of {channels} channels in floating point; {tuple(x.shape)} in "
+                f"{str(x.dtype).removeprefix('torch.')} has {x.shape[1]}, as latents of {whose}: load the VAE of that model"
             )
         if x.ndim != 4 or x.shape[1] != channels or not x.is_floating_point() or x.numel() == 0:
             raise InputError(

@@ -7,7 +7,7 @@ a run they are taken as they are then, shared where they already lie on the devi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, Literal
 from weakref import WeakKeyDictionary, ref
@@ -20,13 +20,14 @@ from ..vae_core.checkpoint import Checkpoint, assign, open_state_dict
 from ..vae_core.errors import BudgetError
 from ..vae_core.execution import Direction, How
 from ..vae_core.models import build
+from ..vae_core.plan import COSTS
 from ..vae_core.spec import Spec
 from ..vae_core.stream import OnProgress
 from . import host
 from .conventions import SIZE_KEY, fitted_mask, from_raw, to_image, to_pixels, to_raw
 
-WORTH_EVICTING = 1.1
-"""Other models are asked to leave if a run would else cost so many times as much: bringing one back takes long."""
+SHARES = 4
+"""In how many parts it is weighed how much of the other models should leave."""
 
 META = torch.device("meta")
 
@@ -66,7 +67,10 @@ class Hosted:
     # --- plan and run -------------------------------------------------------------------------------------------------
 
     def plan(self, direction: Direction, width: int, height: int, images: int, how: How, patcher: Any) -> Plan:
-        """How a run would go: with what is free now, or with other models gone if that is much better. Raises BudgetError."""
+        """How a run would go, with as much of other models gone as pays. Raises BudgetError where not even all of it would do.
+
+        What leaves has to come back: each byte costs what moving it to the device costs.
+        """
 
         def planned(free: int | None) -> Plan:
             return self.vae.plan(direction, width=width, height=height, batch=images, free=free, **asdict(how))
@@ -75,12 +79,11 @@ class Hosted:
             return planned(None)
         now = host.free_bytes(self.vae.device) + patcher.loaded_size()
         others = host.reclaimable_bytes(self.vae.device, patcher)
-        best = planned(now + others)
-        try:
-            modest = planned(now)
-        except BudgetError:
-            return best
-        return modest if modest.chosen.cost <= WORTH_EVICTING * best.chosen.cost else best
+        plans = [planned(now + others)]
+        for share in range(SHARES if others else 0):
+            with suppress(BudgetError):
+                plans.append(planned(now + others * share // SHARES))
+        return min(plans, key=lambda plan: plan.chosen.cost + max(plan.device_bytes - now, 0) * COSTS["cuda"].host_byte)
 
     def decode(
         self,

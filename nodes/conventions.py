@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 from ..vae_core import VAE
-from ..vae_core.spec import KL_FLUX2, VARIANTS, Spec
+from ..vae_core.spec import VARIANTS, Spec
 
 SIZE_KEY = "exact_vae_size"
 """In a LATENT: (h, w) of the picture before it was padded, in pixels."""
@@ -44,7 +43,7 @@ def padded_from(vae: VAE, latent: Mapping[str, Any]) -> tuple[int, int] | None:
 
 def latent_channels(vae: VAE) -> int:
     """Channels of the LATENT."""
-    return vae.spec.packed_channels if vae.spec.network == KL_FLUX2 else vae.spec.latent_channels
+    return vae.spec.packed_channels
 
 
 def to_raw(vae: VAE, samples: Tensor) -> Tensor:
@@ -52,37 +51,30 @@ def to_raw(vae: VAE, samples: Tensor) -> Tensor:
     spec = vae.spec
     if samples.ndim != 4 or samples.shape[1] != latent_channels(vae):
         return samples
-    if spec.network == KL_FLUX2:
+    if spec.patch != (1, 1):
         return vae.denormalize(samples)
-    if not spec.latent_of:
-        return samples
-    big = _big(spec)
-    if big.network == KL_FLUX2:
-        return rearrange(samples, "b (c ph pw) h w -> b c (h ph) (w pw)", ph=2, pw=2)
-    return (samples - big.config.get("shift_factor", 0.0)) * big.config["scaling_factor"]
+    scale, shift = tiny_scale(spec)
+    return (samples - shift) * scale if spec.latent_of else samples
 
 
 def from_raw(vae: VAE, latents: Tensor) -> Tensor:
     """What `vae.encode` gives → a LATENT's samples."""
     spec = vae.spec
-    if spec.network == KL_FLUX2:
+    if spec.patch != (1, 1):
         return vae.normalize(latents)
-    if not spec.latent_of:
-        return latents
-    big = _big(spec)
-    if big.network == KL_FLUX2:
-        return rearrange(latents, "b c (h ph) (w pw) -> b (c ph pw) h w", ph=2, pw=2)
-    return latents / big.config["scaling_factor"] + big.config.get("shift_factor", 0.0)
+    scale, shift = tiny_scale(spec)
+    return latents / scale + shift if spec.latent_of else latents
 
 
 def model_space(vae: VAE, raw: Tensor) -> Tensor:
     """Raw latents → those of the diffusion model, which a tiny VAE speaks already."""
-    return raw if vae.spec.latent_of else vae.normalize(raw)
+    return vae.normalize(raw)
 
 
-def _big(spec: Spec):
-    """The variant that a tiny VAE stands in for."""
-    return VARIANTS[spec.latent_of]
+def tiny_scale(spec: Spec) -> tuple[float, float]:
+    """Scale and shift between a tiny VAE's latents and the raw ones of the VAE that it stands in for: z = (raw - shift) · scale."""
+    big = VARIANTS[spec.latent_of].config if spec.latent_of else {}
+    return big.get("scaling_factor", 1.0), big.get("shift_factor", 0.0)
 
 
 def to_pixels(image: Tensor, channels: int) -> Tensor:

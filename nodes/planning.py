@@ -87,6 +87,6 @@ class ExactVAEPlan:
         try:
             plan = hosted.plan(direction, width, height, batch_size, how, patcher)
         except BudgetError as refused:
-            told = summary.of_plan(hosted.vae, job, None, str(refused))
+            told = summary.of_refusal(hosted.vae, job, refused)
             return {"ui": {summary.KEY: [told]}, "result": (f"{refused}\n\n{refused.table}",)}
-        return {"ui": {summary.KEY: [summary.of_plan(hosted.vae, job, plan, None)]}, "result": (plan.table(),)}
+        return {"ui": {summary.KEY: [summary.of_plan(hosted.vae, job, plan)]}, "result": (plan.table(),)}

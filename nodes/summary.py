@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..vae_core import VAE, Plan, Report
+from ..vae_core import VAE, BudgetError, Plan, Report
 from ..vae_core.checkpoint import Checkpoint
 from ..vae_core.execution import Direction
 from ..vae_core.plan import Rung
@@ -108,23 +108,21 @@ def of_loaded(opened: Checkpoint, vae: VAE) -> dict[str, Any]:
     }
 
 
-def of_plan(vae: VAE, job: Job, plan: Plan | None, error: str | None) -> dict[str, Any]:
-    """A plan that was asked for; None, and why, where nothing fits."""
-    rungs = () if plan is None else plan.rungs
-    first = rungs[0].cost if rungs else 1
-    return {
-        "kind": "plan",
-        "title": vae.spec.title,
-        **job.values(),
-        "device": str(vae.device),
-        "limit_bytes": None if plan is None else plan.limit_bytes,
-        "error": error,
-        "grid_px": None if plan is None else grid_px(plan, job, vae),
-        "rungs": [] if plan is None else [_rung(rung, first, rung is plan.chosen) for rung in rungs],
-    }
+def of_plan(vae: VAE, job: Job, plan: Plan) -> dict[str, Any]:
+    """A plan that was asked for."""
+    rungs = [_rung(rung, plan.rungs[0].cost, rung is plan.chosen) for rung in plan.rungs]
+    found = {"limit_bytes": plan.limit_bytes, "error": None, "grid_px": grid_px(plan, job), "rungs": rungs}
+    return {"kind": "plan", "title": vae.spec.title, **job.values(), "device": str(vae.device), **found}
 
 
-def grid_px(plan: Plan, job: Job, vae: VAE) -> int | None:
+def of_refusal(vae: VAE, job: Job, refused: BudgetError) -> dict[str, Any]:
+    """Nothing fits: what was weighed, and why not."""
+    rungs = [_rung(rung, refused.rungs[0].cost, chosen=False) for rung in refused.rungs]
+    found = {"limit_bytes": None, "error": str(refused), "grid_px": None, "rungs": rungs}
+    return {"kind": "plan", "title": vae.spec.title, **job.values(), "device": str(vae.device), **found}
+
+
+def grid_px(plan: Plan, job: Job) -> int | None:
     """Edge of the tiles in which the picture is made or read, in pixels; None for everything at once."""
     if plan.tile is None:
         return None

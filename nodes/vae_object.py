@@ -9,10 +9,9 @@ from torch import Tensor
 
 from ..vae_core.checkpoint import Checkpoint, comfyui_names
 from ..vae_core.execution import How
-from ..vae_core.spec import VARIANTS
 from ..vae_core.vae import from_checkpoint
 from . import host
-from .conventions import first_frame, latent_channels
+from .conventions import first_frame, latent_channels, tiny_scale
 from .hosted import FirstStage, Own
 from .mishaps import latent_kept
 from .watch import Watch, decoding
@@ -87,10 +86,8 @@ class ExactVAE(host.CoreVAE):
     def get_sd(self) -> dict[str, Tensor]:
         """The weights under ComfyUI's names, so that what VAESave writes is loaded by ComfyUI's own nodes too."""
         state = comfyui_names(self.first_stage_model.state_dict())
-        big = VARIANTS.get(self.hosted.vae.spec.latent_of)
-        if big is not None and "scaling_factor" in big.config:
-            state["vae_scale"] = torch.tensor(big.config["scaling_factor"])
-            state["vae_shift"] = torch.tensor(big.config.get("shift_factor", 0.0))
+        if self.hosted.vae.spec.latent_of:
+            state["vae_scale"], state["vae_shift"] = map(torch.tensor, tiny_scale(self.hosted.vae.spec))
         return {name: tensor.contiguous() for name, tensor in state.items()}
 
     # --- pixels and latents -------------------------------------------------------------------------------------------

@@ -482,7 +482,7 @@ SCALE_AND_SHIFT = {
     "sd3": (1.5305, 0.0609),
     "flux1": (0.3611, 0.1159),
     "x4-upscaler": (0.08333, 0.0),
-    **dict.fromkeys(("taesd", "taesdxl", "taesd3", "taef1", "taef2"), (1.0, 0.0)),
+    **dict.fromkeys(("taesd", "taesdxl", "taesd3", "taef1"), (1.0, 0.0)),
 }
 """ARCHITECTURES.md §1.6, §3.1 and §3.8."""
 
@@ -503,6 +503,14 @@ def test_normalize_playground() -> None:
     for channel, (mean, std) in enumerate(statistics):
         expected[:, channel] = (z[:, channel] - mean) * 0.5 / std
     assert torch.allclose(vae.normalize(z), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_normalize_taef2_only_packs() -> None:
+    vae = tiny_vae("taef2")
+    z = torch.randn(1, 32, 6, 4, generator=seeded())
+    packed = z.view(1, 32, 3, 2, 2, 2).permute(0, 1, 3, 5, 2, 4).reshape(1, 128, 3, 2)
+    assert torch.equal(vae.normalize(z), packed) and torch.equal(vae.denormalize(packed), z)
+    assert vae.spec.multiple == (16, 16) and vae.spec.packed_channels == 128
 
 
 def test_normalize_flux2() -> None:
@@ -532,7 +540,7 @@ def shake_batch_norm(vae: Any) -> None:
 
 
 def test_every_variant_has_its_numbers_tested() -> None:
-    assert {*SCALE_AND_SHIFT, "playground25", "flux2"} == set(NAMES)
+    assert {*SCALE_AND_SHIFT, "playground25", "flux2", "taef2"} == set(NAMES)
 
 
 # --- what is said of it -----------------------------------------------------------------------------------------------

@@ -15,6 +15,9 @@ A message is one sentence that a person can act on: the file, the key or value, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 
 class ExactVAEError(Exception):
     """Base of all errors below; catching it catches every refusal of this library and nothing else."""
@@ -41,11 +44,14 @@ class InputError(ExactVAEError, ValueError):
 
 
 class BudgetError(ExactVAEError):
-    """No plan fits the memory limit, or memory ran out for good; the message says what would fit, `table` what was weighed."""
+    """No plan fits the memory limit, or memory ran out for good; the message says what would fit.
 
-    def __init__(self, message: str, table: str = ""):
+    `rungs` are the ways that were weighed (vae_core.plan.Rung), `table` the same as text.
+    """
+
+    def __init__(self, message: str, table: str = "", rungs: Sequence[Any] = ()):
         super().__init__(message)
-        self.table = table
+        self.table, self.rungs = table, tuple(rungs)
 
 
 class NonFiniteError(ExactVAEError):

@@ -181,6 +181,7 @@ class Execution:
                 f"memory ran out in every way that should have fitted ({'; '.join(self.failed)}); close programs or models "
                 "that use it, or process a smaller picture",
                 refused.table,
+                refused.rungs,
             ) from None
 
     def run(self, x: Tensor, progress: OnProgress | None = None) -> tuple[Tensor, Report]:

@@ -52,6 +52,9 @@ class Variant:
         object.__setattr__(self, "config", MappingProxyType(dict(self.config)))
 
 
+FLUX2_PATCH = (2, 2)
+"""Class default of AutoencoderKLFlux2, diffusers 0.42."""
+
 _KL = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "norm_num_groups": 32}
 _KL16 = _KL | {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False, "sample_size": 1024}
 
@@ -194,7 +197,7 @@ class Spec:
     latents_mean: tuple[float, ...] | None = None
     latents_std: tuple[float, ...] | None = None
     patch: tuple[int, int] = (1, 1)
-    """Raw latents are packed in patches of this (h, w) into the diffusion model's latent; FLUX.2 only."""
+    """Raw latents are packed in patches of this (h, w) into the diffusion model's latent; FLUX.2 and its tiny VAE only."""
     fp16_safe: bool = True
     latent_of: str = ""
     """For a tiny network, the variant whose normalised latents it takes and gives."""
@@ -205,6 +208,7 @@ class Spec:
         tiny = variant.network == TINY
         levels = len(config["num_decoder_blocks" if tiny else "block_out_channels"])
         factor = (config["upsampling_scaling_factor"] if tiny else 2) ** (levels - 1)
+        packs = KL_FLUX2 in (variant.network, VARIANTS[variant.latent_of].network if variant.latent_of else "")
         return cls(
             name=variant.name,
             title=variant.title,
@@ -216,7 +220,7 @@ class Spec:
             shift_factor=config.get("shift_factor") or 0.0,
             latents_mean=None if tiny else config.get("latents_mean"),
             latents_std=None if tiny else config.get("latents_std"),
-            patch=config["patch_size"] if variant.network == KL_FLUX2 else (1, 1),
+            patch=config.get("patch_size", FLUX2_PATCH) if packs else (1, 1),
             fp16_safe=variant.fp16_safe,
             latent_of=variant.latent_of,
         )
@@ -244,6 +248,8 @@ class Spec:
     @property
     def convention(self) -> str:
         """The latent convention in a line."""
+        if self.patch != (1, 1) and self.network == TINY:
+            return f"z_model = pack {self.patch[0]}×{self.patch[1]}(z), {self.packed_channels} channels"
         if self.network == KL_FLUX2:
             return f"z_model = batch_norm(pack {self.patch[0]}×{self.patch[1]}(z)), {self.packed_channels} channels"
         if self.latents_mean is not None:

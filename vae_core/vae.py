@@ -140,32 +140,27 @@ class VAE:
 
     def normalize(self, latents: Tensor) -> Tensor:
         """Raw latents → the diffusion model's space (`spec.convention`); for FLUX.2 `b 32 h w` → `b 128 h/2 w/2`."""
-        spec = self.spec
-        if spec.network == KL_FLUX2:
-            ph, pw = spec.patch
-            if latents.shape[-2] % ph or latents.shape[-1] % pw:
-                raise InputError(
-                    f"latents of {tuple(latents.shape)} cannot be packed in patches of {ph}×{pw}: sizes must divide"
-                )
-            packed = rearrange(latents, "b c (h ph) (w pw) -> b (c ph pw) h w", ph=ph, pw=pw)
-            mean, std = self._batch_norm(packed)
-            return (packed - mean) / std
-        mean, std = self._statistics(latents)
-        return (latents - mean) / std * spec.scaling_factor
+        (ph, pw), spec = self.spec.patch, self.spec
+        if latents.shape[-2] % ph or latents.shape[-1] % pw:
+            raise InputError(
+                f"latents of {tuple(latents.shape)} cannot be packed in patches of {ph}×{pw}: sizes must divide"
+            )
+        packed = rearrange(latents, "b c (h ph) (w pw) -> b (c ph pw) h w", ph=ph, pw=pw)
+        mean, std = self._statistics(packed)
+        return (packed - mean) / std * spec.scaling_factor
 
     def denormalize(self, latents: Tensor) -> Tensor:
         """The inverse of `normalize`."""
-        spec = self.spec
-        if spec.network == KL_FLUX2:
-            mean, std = self._batch_norm(latents)
-            ph, pw = spec.patch
-            return rearrange(latents * std + mean, "b (c ph pw) h w -> b c (h ph) (w pw)", ph=ph, pw=pw)
+        (ph, pw), spec = self.spec.patch, self.spec
         mean, std = self._statistics(latents)
-        return latents / spec.scaling_factor * std + mean
+        packed = latents / spec.scaling_factor * std + mean
+        return rearrange(packed, "b (c ph pw) h w -> b c (h ph) (w pw)", ph=ph, pw=pw)
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of a raw latent's channels, `1 c 1 1`."""
+        """Mean and standard deviation of the channels of a packed latent, `1 c 1 1`."""
         spec = self.spec
+        if spec.network == KL_FLUX2:
+            return self._batch_norm(like)
         if spec.latents_mean is None or spec.latents_std is None:
             return like.new_tensor(spec.shift_factor), like.new_tensor(1.0)
         return like.new_tensor(spec.latents_mean).view(1, -1, 1, 1), like.new_tensor(spec.latents_std).view(1, -1, 1, 1)

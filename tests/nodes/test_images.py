@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from einops import rearrange
 from tiny_nets import relative_error
 from torch import Tensor
+
+from vae_core.checkpoint import save_taesd_pair
+from vae_core.models import AutoencoderTiny
 
 EQUAL = 1e-5
 """Relative, float32: the same operations in another order."""
@@ -176,6 +180,17 @@ def test_flux2_latents_are_packed_and_normalised(exact, folders):
     with vae.hosted.bound() as bound:
         raw = bound.denormalize(latent["samples"])
     assert relative_error(raw, vae.first_stage_model.encode(image.movedim(-1, 1) * 2 - 1)) < EQUAL
+    assert relative_error(decode(exact, vae, latent), plainly_decoded(vae, raw)) < EQUAL
+
+
+def test_the_tiny_vae_of_flux2_packs_its_latents(exact, tmp_path):
+    torch.manual_seed(0)
+    net = AutoencoderTiny(latent_channels=32, pool_mid_blocks=True)
+    save_taesd_pair(tmp_path, dict(net.config), net.state_dict(), name="taef2")
+    vae = exact.vae(tmp_path / "taef2_decoder.safetensors")
+    latent = encode(exact, vae, picture(64, 96))
+    assert latent["samples"].shape == (1, 128, 4, 6)
+    raw = rearrange(latent["samples"], "b (c ph pw) h w -> b c (h ph) (w pw)", ph=2, pw=2)
     assert relative_error(decode(exact, vae, latent), plainly_decoded(vae, raw)) < EQUAL
 
 

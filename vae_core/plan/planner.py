@@ -104,7 +104,7 @@ class Planner:
         rungs = tuple(way.rung for way in ways)
         fitting = [way for way in ways if (way.rung.fits or whole) and way.rung.name not in without]
         if not fitting:
-            raise BudgetError(self._refusal(rungs, limit), table(rungs))
+            raise BudgetError(self._refusal(rungs, limit), table(rungs), rungs)
         best = min(fitting, key=lambda way: way.rung.cost)
         return Plan(
             best.rung,
@@ -327,6 +327,7 @@ def plan_blend(
             f"blending tiles of {tile_px} px needs {readable(peak)}, and the limit is {readable(budget.device_bytes)}; "
             'choose a smaller tile, or mode="exact", which needs less',
             table([rung]),
+            [rung],
         )
     return Plan(rung, (), budget.device_bytes, (rung,))
 

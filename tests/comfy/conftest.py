@@ -1,0 +1,80 @@
+"""Tests against a real ComfyUI, marked `comfy` without being told so. Run them in one process, or each starts a server:
+
+COMFYUI_PATH=… COMFYUI_PYTHON=… python -m pytest -n0 tests/comfy
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import random_checkpoints
+from comfy_server import ComfyServer
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+WEIGHTS = ROOT.parent / "shared" / "weights"
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.comfy)
+            if "COMFYUI_PATH" not in os.environ:
+                item.add_marker(pytest.mark.skip(reason="COMFYUI_PATH does not name a ComfyUI checkout"))
+
+
+@pytest.fixture(scope="session")
+def comfy() -> Iterator[ComfyServer]:
+    """A server with this checkout as a pack and, where they are beside it, the published weights of TAESD."""
+    models = {file.relative_to(WEIGHTS).as_posix(): file for file in WEIGHTS.glob("vae_approx/*.safetensors")}
+    with ComfyServer(packs={"exact-vae": ROOT, "probe": HERE / "probe"}, models=models) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def taesd_weights() -> Path:
+    """The folder of the published TAESD and TAESDXL files, which the `comfy` server lists under vae_approx."""
+    folder = WEIGHTS / "vae_approx"
+    if not folder.is_dir():
+        pytest.skip(f"the published weights are not in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def random_folder() -> Iterator[Path]:
+    # Not pytest's tmp_path, which keeps the files of the last three sessions.
+    with tempfile.TemporaryDirectory(prefix="random-checkpoints-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def sd1_checkpoint(random_folder: Path) -> Path:
+    path = random_folder / "random_sd1_checkpoint.safetensors"
+    random_checkpoints.sd1_checkpoint(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def sd1_vae(random_folder: Path) -> Path:
+    path = random_folder / "random_sd1_vae.safetensors"
+    random_checkpoints.sd1_vae(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def foreign_vae(random_folder: Path) -> Path:
+    path = random_folder / "random_stage_a.safetensors"
+    random_checkpoints.foreign_vae(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def foreign_video_vae(random_folder: Path) -> Path:
+    path = random_folder / "random_wan_vae.safetensors"
+    random_checkpoints.foreign_video_vae(path)
+    return path

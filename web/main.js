@@ -7,14 +7,15 @@ import { allNodes, findNode } from "./lib/graph.js";
 import { Panel } from "./lib/panel.js";
 import { strings } from "./lib/strings.js";
 
-const NODES = new Set([
-  "ExactVAELoader",
-  "ExactVAEDecode",
-  "ExactVAEEncode",
-  "ExactVAEDecodeTiled",
-  "ExactVAEEncodeTiled",
-  "ExactVAEPlan",
-]);
+/** What each node's panel shows: the `kind` of the summaries that the server sends for it. */
+const NODES = {
+  ExactVAELoader: "loader",
+  ExactVAEDecode: "run",
+  ExactVAEEncode: "run",
+  ExactVAEDecodeTiled: "run",
+  ExactVAEEncodeTiled: "run",
+  ExactVAEPlan: "plan",
+};
 
 const PANEL = "ExactVAE.Panel";
 const PREVIEW = "ExactVAE.Preview";
@@ -25,14 +26,15 @@ const panels = new WeakMap();
 /** Panels whose nodes run, and the ids that the server calls them by. @type {Map<Panel, string>} */
 const running = new Map();
 
-/** Settings are told before there is a graph. */
+/** The setting `PANEL`. Its change is told before it can be read, and first of all before there is a graph. */
+let shown = true;
 let ready = false;
 
 const rootGraph = () => app.rootGraph ?? app.graph;
 const setting = (id) => app.extensionManager?.setting?.get(id);
 
 function surroundings() {
-  return { enabled: setting(PANEL) !== false, strings: strings(setting("Comfy.Locale")) };
+  return { shown, strings: strings(setting("Comfy.Locale")) };
 }
 
 function panelOf(id) {
@@ -40,7 +42,8 @@ function panelOf(id) {
   return node && panels.get(node);
 }
 
-function refreshAll() {
+function onPanelSetting(value) {
+  shown = value !== false;
   if (!ready) return;
   for (const node of allNodes(rootGraph())) panels.get(node)?.refresh();
 }
@@ -55,8 +58,8 @@ function after(node, method, then) {
   };
 }
 
-function watch(node) {
-  const panel = new Panel(node, surroundings);
+function watch(node, kind) {
+  const panel = new Panel(node, kind, surroundings);
   panels.set(node, panel);
   after(node, "onExecuted", (output) => {
     running.delete(panel);
@@ -102,19 +105,19 @@ app.registerExtension({
     {
       id: PREVIEW,
       name: "Preview while running",
-      tooltip: "Shows a coarse picture of the latent on the node, then the finished tiles",
-      category: ["Exact VAE", "Nodes", "Preview"],
+      tooltip: "Shows a coarse picture of the latents on the node, and then the finished tiles.",
+      category: ["Exact VAE", "On the node", "Preview"],
       type: "boolean",
       defaultValue: true,
     },
     {
       id: PANEL,
       name: "Panel below a node",
-      tooltip: "Shows how a run was done: memory, time, tiles, exact or approximate",
-      category: ["Exact VAE", "Nodes", "Panel"],
+      tooltip: "Shows how a run was done: memory, tiles, time, exact or approximate.",
+      category: ["Exact VAE", "On the node", "Panel"],
       type: "boolean",
       defaultValue: true,
-      onChange: refreshAll,
+      onChange: onPanelSetting,
     },
   ],
   setup() {
@@ -123,7 +126,8 @@ app.registerExtension({
     ready = true;
   },
   nodeCreated(node) {
-    if (NODES.has(node.comfyClass ?? node.constructor?.comfyClass)) watch(node);
+    const kind = NODES[node.comfyClass ?? node.constructor?.comfyClass];
+    if (kind) watch(node, kind);
   },
   // Undo and a change of tabs build the nodes anew, and then the frontend brings their last results back.
   onNodeOutputsUpdated(outputs) {

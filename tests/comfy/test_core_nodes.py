@@ -140,7 +140,6 @@ TAKES_A_VAE: dict[str, Callable[[Graph, Link, Link, Link], dict[str, Any]]] = {
     "HunyuanImageToVideo": lambda g, vae, text, image: (
         FRAMES | {"positive": text, "vae": vae, "start_image": image, "guidance_type": "v1 (concat)"}
     ),
-    ),
 }
 
 

@@ -85,6 +85,12 @@ class Hosted:
                 plans.append(planned(now + others * share // SHARES))
         return min(plans, key=lambda plan: plan.chosen.cost + max(plan.device_bytes - now, 0) * COSTS["cuda"].host_byte)
 
+    def outline(self, samples: Tensor) -> Tensor:
+        """A LATENT's samples as raw latents, without data. Raises InputError, saying whose they look like, if they do not fit."""
+        raw = to_raw(self.vae, samples.to(META))
+        self.vae.check("decode", raw)
+        return raw
+
     def decode(
         self,
         samples: Tensor,
@@ -94,8 +100,7 @@ class Hosted:
         size: tuple[int, int] | None = None,
     ) -> Tensor:
         """A LATENT's samples → IMAGE, cropped to `size` if it is given. `watched` makes the progress of the run."""
-        outline = to_raw(self.vae, samples.to(META))
-        self.vae.check("decode", outline)
+        outline = self.outline(samples)
         scale = self.vae.spec.scale
         self._make_room("decode", outline.shape[-1] * scale.w, outline.shape[-2] * scale.h, len(outline), how, patcher)
         with self.bound() as vae:

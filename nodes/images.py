@@ -50,7 +50,21 @@ class _Node:
         return checked_limit(memory_limit)
 
 
-class ExactVAEDecode(_Node):
+class _Decodes(_Node):
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("image",)
+    OUTPUT_TOOLTIPS = ("The decoded pictures.",)
+    FUNCTION = "decode"
+
+
+class _Encodes(_Node):
+    RETURN_TYPES = ("LATENT",)
+    RETURN_NAMES = ("latent",)
+    OUTPUT_TOOLTIPS = ("The latents: the posterior's mean, as ComfyUI's own VAE Encode gives.",)
+    FUNCTION = "encode"
+
+
+class ExactVAEDecode(_Decodes):
     """Latents → pictures, exact in whatever memory there is."""
 
     DESCRIPTION = (
@@ -58,10 +72,6 @@ class ExactVAEDecode(_Node):
         "they are needed, are inside the network."
     )
     SEARCH_ALIASES = ["vae decode", "decode latent", "latent to image", "low vram decode"]
-    RETURN_TYPES = ("IMAGE",)
-    RETURN_NAMES = ("image",)
-    OUTPUT_TOOLTIPS = ("The decoded pictures.",)
-    FUNCTION = "decode"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -86,7 +96,7 @@ class ExactVAEDecode(_Node):
         return decoded(self.adopted, vae, samples, asked)
 
 
-class ExactVAEDecodeTiled(_Node):
+class ExactVAEDecodeTiled(_Decodes):
     """Latents → pictures, in tiles of a size that the user chooses."""
 
     DESCRIPTION = (
@@ -94,10 +104,6 @@ class ExactVAEDecodeTiled(_Node):
         "blending of overlapping tiles."
     )
     SEARCH_ALIASES = ["vae decode tiled", "tiled vae", "seamless tiles"]
-    RETURN_TYPES = ("IMAGE",)
-    RETURN_NAMES = ("image",)
-    OUTPUT_TOOLTIPS = ("The decoded pictures.",)
-    FUNCTION = "decode"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -130,17 +136,13 @@ class ExactVAEDecodeTiled(_Node):
         return decoded(self.adopted, vae, samples, asked)
 
 
-class ExactVAEEncode(_Node):
+class ExactVAEEncode(_Encodes):
     """Pictures → latents, exact in whatever memory there is."""
 
     DESCRIPTION = (
         "Encodes pictures into latents in bounded memory. The latents are the same however little memory there is."
     )
     SEARCH_ALIASES = ["vae encode", "encode image", "image to latent", "low vram encode"]
-    RETURN_TYPES = ("LATENT",)
-    RETURN_NAMES = ("latent",)
-    OUTPUT_TOOLTIPS = ("The latents: the posterior's mean, as ComfyUI's own VAE Encode gives.",)
-    FUNCTION = "encode"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -166,7 +168,7 @@ class ExactVAEEncode(_Node):
         return encoded(self.adopted, vae, pixels, mask, asked)
 
 
-class ExactVAEEncodeTiled(_Node):
+class ExactVAEEncodeTiled(_Encodes):
     """Pictures → latents, in tiles of a size that the user chooses."""
 
     DESCRIPTION = (
@@ -174,10 +176,6 @@ class ExactVAEEncodeTiled(_Node):
         "overlapping tiles."
     )
     SEARCH_ALIASES = ["vae encode tiled", "tiled vae", "seamless tiles"]
-    RETURN_TYPES = ("LATENT",)
-    RETURN_NAMES = ("latent",)
-    OUTPUT_TOOLTIPS = ("The latents: the posterior's mean, as ComfyUI's own VAE Encode gives.",)
-    FUNCTION = "encode"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:

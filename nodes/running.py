@@ -60,9 +60,9 @@ def decoded(adopted: Adopted, core: Any, latent: Mapping[str, Any], asked: Asked
         found = connected(adopted, core)
         if isinstance(found, str):
             return _decoded_by_core(core, samples, asked, found)
+        notes, samples = _notes_on(found[0].vae, samples), first_frame(found[0].vae, samples)
+        found[0].outline(samples)  # refused here, before weights are converted or moved
         hosted, patcher = in_precision(*found, "decode", asked.precision)
-        notes = _notes_on(hosted.vae, samples)
-        samples = first_frame(hosted.vae, samples)
         started = time.perf_counter()
         size = padded_from(hosted.vae, latent)
         image = hosted.decode(samples, patcher, asked.how, decoding(asked.node_id), size)

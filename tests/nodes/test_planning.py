@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.fake_cuda import fake_cuda, on_fake_cuda
+
 
 def planned(exact: Any, vae: Any, **inputs: Any) -> tuple[dict[str, Any], str]:
     output = exact.node("ExactVAEPlan").plan(vae, **inputs)
@@ -91,3 +93,30 @@ def test_others_leave_where_the_run_would_else_be_much_slower_or_refused(on_a_de
 
 def test_others_leave_only_as_far_as_a_users_limit(on_a_device):
     assert on_a_device(100 * MIB, 9000 * MIB, memory_limit=500 * MIB).device_bytes <= 500 * MIB
+
+
+def test_weights_that_comfyui_has_left_behind_come_along_for_the_run(exact, folders):
+    """On fake CUDA tensors, which raise where an operation mixes devices: a module that is half on the device."""
+    hosting, models = exact.part("nodes.hosted"), exact.part("vae_core.models")
+    with torch.device("meta"):
+        net = models.AutoencoderKL(
+            block_out_channels=(32, 32), norm_num_groups=8, mid_block_add_attention=False, use_quant_conv=False
+        )
+    with fake_cuda():
+        on_fake_cuda(net, torch.bfloat16)
+        for module in net.encoder.modules():
+            for name, weight in module._parameters.items():
+                if weight is not None:
+                    module._parameters[name] = torch.nn.Parameter(torch.empty(weight.shape), requires_grad=False)
+        opened = exact.part("vae_core.checkpoint").open_state_dict(hosting.weights_of(net), "a VAE")
+        hosted = hosting.Hosted(opened)
+        hosted.vae.device = torch.device("cuda:0")
+        with hosted.bound() as vae:
+            assert {p.device.type for p in vae.net.parameters()} == {"cuda"}
+            assert (
+                vae.net.decode(torch.empty(1, 4, 8, 8, dtype=torch.bfloat16, device="cuda")).sample.device.type
+                == "cuda"
+            )
+            assert vae.net.encode(torch.empty(1, 3, 64, 64, device="cuda")).latent_dist.mean.device.type == "cuda"
+        assert {p.device.type for p in vae.net.parameters()} == {"meta"}
+        assert {p.device.type for p in net.encoder.parameters()} == {"cpu"}, "the module itself is ComfyUI's to move"

@@ -34,7 +34,7 @@ const rootGraph = () => app.rootGraph ?? app.graph;
 const setting = (id) => app.extensionManager?.setting?.get(id);
 
 function surroundings() {
-  return { shown, strings: strings(setting("Comfy.Locale")) };
+  return { shown, strings: strings(setting("Comfy.Locale")), canvas: app.canvas.canvas };
 }
 
 function panelOf(id) {

@@ -51,7 +51,8 @@ def kept(server: ComfyServer, run: Run, node: str) -> Tensor:
 
 def told(run: Run, link: Link) -> Mapping[str, Any]:
     """What the panel of a node was sent."""
-    (summary,) = run.outputs[link[0]]["exact_vae"]
+    # The history keeps what is cached; without a cache (--cache-none) only the message has it.
+    (summary,) = (run.outputs | run.executed)[link[0]]["exact_vae"]
     return summary
 
 

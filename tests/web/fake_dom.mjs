@@ -22,6 +22,8 @@ class FakeElement {
     this.children = children;
   }
 
+  addEventListener() {}
+
   setAttribute(name, value) {
     this.attributes[name] = value;
     if (name === "class") this.className = value;

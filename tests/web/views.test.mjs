@@ -52,6 +52,13 @@ test("retries, events and notes are told", () => {
   assert.ok(!runView(run(), en).textContent.includes("retr"));
 });
 
+test("many sentences are folded", () => {
+  const view = runView(run({ events: ["one", "two", "three", "four", "five"] }), en);
+  const [details] = [...view.all()].filter((element) => element.tag === "details");
+  assert.equal(details.children[0].textContent, "2 more");
+  assert.equal(details.children[1].textContent, "four five");
+});
+
 test("what the server sends stays text", () => {
   const evil = "<img src=x onerror=alert(1)>";
   const views = [

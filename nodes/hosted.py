@@ -25,6 +25,7 @@ from ..vae_core.spec import Spec
 from ..vae_core.stream import OnProgress
 from . import host
 from .conventions import SIZE_KEY, fitted_mask, from_raw, to_image, to_pixels, to_raw
+from .watch import Watch
 
 SHARES = 4
 """In how many parts it is weighed how much of the other models should leave."""
@@ -96,16 +97,18 @@ class Hosted:
         samples: Tensor,
         patcher: Any,
         how: How,
-        watched: Callable[[VAE, Tensor], OnProgress],
+        watched: Callable[[VAE, Tensor], Watch],
         size: tuple[int, int] | None = None,
     ) -> Tensor:
-        """A LATENT's samples → IMAGE, cropped to `size` if it is given. `watched` makes the progress of the run."""
+        """A LATENT's samples → IMAGE, cropped to `size` if it is given. `watched` makes the watch of the run."""
         outline = self.outline(samples)
         scale = self.vae.spec.scale
         self._make_room("decode", outline.shape[-1] * scale.w, outline.shape[-2] * scale.h, len(outline), how, patcher)
         with self.bound() as vae:
             raw = to_raw(vae, samples)
-            pixels = vae.decode(raw, progress=watched(vae, raw), size=size, **asdict(how))
+            watch = watched(vae, raw)
+            pixels = vae.decode(raw, progress=watch, size=size, **asdict(how))
+            watch.finish(pixels)
             return to_image(pixels, host.result_device())
 
     def encode(

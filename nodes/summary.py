@@ -118,7 +118,7 @@ def of_plan(vae: VAE, job: Job, plan: Plan) -> dict[str, Any]:
 def of_refusal(vae: VAE, job: Job, refused: BudgetError) -> dict[str, Any]:
     """Nothing fits: what was weighed, and why not."""
     rungs = [_rung(rung, refused.rungs[0].cost, chosen=False) for rung in refused.rungs]
-    found = {"limit_bytes": None, "error": str(refused), "grid_px": None, "rungs": rungs}
+    found = {"limit_bytes": refused.limit_bytes, "error": str(refused), "grid_px": None, "rungs": rungs}
     return {"kind": "plan", "title": vae.spec.title, **job.values(), "device": str(vae.device), **found}
 
 

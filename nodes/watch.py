@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..vae_core import VAE, Progress
+from ..vae_core.geometry import Span
 from ..vae_core.stream import Finished
 from . import host
 from .conventions import model_space
@@ -29,8 +30,8 @@ class Watch:
     def __init__(self, node_id: str | None = None, preview: Preview | None = None):
         self.node_id, self.preview = node_id, preview
         self.bar = host.progress_bar()
-        self.started = time.monotonic()
-        self.told = float("-inf")
+        self.started = self.told = time.monotonic()
+        self._tell(0, Progress(0, 0, 0, 0, ""), 0)
 
     def __call__(self, done: int, total: int, info: Progress) -> None:
         host.raise_if_interrupted()
@@ -40,15 +41,23 @@ class Watch:
         if now - self.told < SECONDS_BETWEEN and done < total:
             return
         self.told = now
-        self._tell(done / max(total, 1), info.name, now - self.started)
+        self._tell(done / max(total, 1), info, now - self.started)
 
-    def _tell(self, done: float, name: str, seconds: float) -> None:
+    def finish(self, pixels: Tensor) -> None:
+        """Shows the result `b c h w`, which a whole run gives only now; the browser goes on showing the last preview."""
+        if self.preview is not None:
+            size = tuple(Span(0, n) for n in pixels.shape[-2:])
+            self.preview.paste(Finished(0, size, pixels[:1]))
+            self._tell(1, Progress(0, 0, 0, 0, ""), time.monotonic() - self.started)
+
+    def _tell(self, done: float, info: Progress, seconds: float) -> None:
         if self.bar is not None:
             picture = None if self.preview is None else self.preview.message()
             self.bar.update_absolute(round(done * host.PROGRESS_STEPS), host.PROGRESS_STEPS, picture)
         if self.node_id is not None:
             left = seconds * (1 - done) / done if done > 0 else None
-            host.send(EVENT, {"node": self.node_id, "done": done, "seconds_left": left, "pass": name})
+            said = {"node": self.node_id, "done": done, "seconds_left": left, "what": info.rung, "pass": info.name}
+            host.send(EVENT, said)
 
 
 class Preview:

@@ -46,12 +46,12 @@ class InputError(ExactVAEError, ValueError):
 class BudgetError(ExactVAEError):
     """No plan fits the memory limit, or memory ran out for good; the message says what would fit.
 
-    `rungs` are the ways that were weighed (vae_core.plan.Rung), `table` the same as text.
+    `rungs` are the ways that were weighed (vae_core.plan.Rung), `table` the same as text, `limit_bytes` what they had to fit in.
     """
 
-    def __init__(self, message: str, table: str = "", rungs: Sequence[Any] = ()):
+    def __init__(self, message: str, table: str = "", rungs: Sequence[Any] = (), limit_bytes: int | None = None):
         super().__init__(message)
-        self.table, self.rungs = table, tuple(rungs)
+        self.table, self.rungs, self.limit_bytes = table, tuple(rungs), limit_bytes
 
 
 class NonFiniteError(ExactVAEError):

@@ -39,6 +39,7 @@ from .stream import (
     Journal,
     NonFinite,
     OnProgress,
+    along,
     run_depth_first,
     run_streamed,
     run_whole,
@@ -182,6 +183,7 @@ class Execution:
                 "that use it, or process a smaller picture",
                 refused.table,
                 refused.rungs,
+                refused.limit_bytes,
             ) from None
 
     def run(self, x: Tensor, progress: OnProgress | None = None) -> tuple[Tensor, Report]:
@@ -231,7 +233,7 @@ class Execution:
 
     def carried_out(self, plan: Plan, x: Tensor, progress: OnProgress | None = None) -> Tensor:
         """The run that a plan says, image by image unless all of them go at once."""
-        half, journal = self.half, self.journal
+        half, journal, progress = self.half, self.journal, along(progress, plan.rung)
         if plan.uploads:
             x = x.to(half.device, self._dtype())
         if plan.tile is None and plan.images == len(x):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from comfy_server import ComfyServer, Event, Rejected
@@ -118,9 +120,23 @@ def test_progress_and_previews_are_sent_while_it_runs(comfy):
     run = succeeded(comfy, graph)
     progress = [event for event in run.of("exact_vae.progress") if event["node"] == decoded[0]]
     shares = [event["done"] for event in progress]
-    assert len(shares) > 3 and shares == sorted(shares) and shares[-1] == 1
-    assert progress[-1]["seconds_left"] == 0 and all(event["pass"] for event in progress)
+    assert len(shares) > 3 and shares == sorted(shares) and (shares[0], shares[-1]) == (0, 1)
+    assert progress[0]["seconds_left"] is None and progress[-1]["seconds_left"] == 0
+    assert {event["what"] for event in progress[1:-1]} == {"depth first"} and all(e["pass"] for e in progress[1:-1])
     assert len(run.previews) > 2 and all(p.picture[:3] == b"\xff\xd8\xff" for p in run.previews)
+
+
+def test_the_last_preview_is_the_picture(comfy):
+    graph = Graph()
+    vae = graph.tiny()
+    latent = graph("ExactVAEEncode", pixels=graph("LoadImage", image="cat.png"), vae=vae)
+    decoded = graph("ExactVAEDecode", samples=latent, vae=vae, memory_limit="2")
+    image = graph.keep(decoded)
+    run = succeeded(comfy, graph)
+    shown = np.asarray(Image.open(io.BytesIO(run.previews[-1].picture))) / 255
+    assert told(run, decoded)["rung"] == "whole"
+    # Up to what JPEG changes.
+    assert psnr(torch.from_numpy(shown), kept(comfy, run, image)[0]) > 25
 
 
 def test_previews_can_be_switched_off(comfy):

@@ -104,7 +104,7 @@ class Planner:
         rungs = tuple(way.rung for way in ways)
         fitting = [way for way in ways if (way.rung.fits or whole) and way.rung.name not in without]
         if not fitting:
-            raise BudgetError(self._refusal(rungs, limit), table(rungs), rungs)
+            raise BudgetError(self._refusal(rungs, limit), table(rungs), rungs, limit.device_bytes)
         best = min(fitting, key=lambda way: way.rung.cost)
         return Plan(
             best.rung,
@@ -328,6 +328,7 @@ def plan_blend(
             'choose a smaller tile, or mode="exact", which needs less',
             table([rung]),
             [rung],
+            budget.device_bytes,
         )
     return Plan(rung, (), budget.device_bytes, (rung,))
 

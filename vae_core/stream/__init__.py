@@ -4,7 +4,7 @@ from .depth_first import run_depth_first
 from .homes import Homes, scratch_folder
 from .journal import Journal
 from .moments import Moments
-from .progress import Finished, OnProgress, Progress, share
+from .progress import Finished, OnProgress, Progress, along, share
 from .run import NonFinite, Streamed, StreamField, run_streamed
 from .whole import run_whole
 
@@ -18,6 +18,7 @@ __all__ = [
     "Progress",
     "StreamField",
     "Streamed",
+    "along",
     "run_depth_first",
     "run_streamed",
     "run_whole",

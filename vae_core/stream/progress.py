@@ -33,6 +33,8 @@ class Progress(NamedTuple):
     name: str
     finished: Finished | None = None
     """The tile that was just done, where it is one of the result; never in whole runs."""
+    rung: str = ""
+    """The way that the run takes, as its plan calls it."""
 
 
 OnProgress = Callable[[int, int, Progress], None]
@@ -61,6 +63,13 @@ class ProgressMeter:
         done = start + (stop - start) * part // total
         name = self.steps[pass_index].name
         self.progress(done, self.before[-1], Progress(pass_index, len(self.steps), number, tiles, name, finished))
+
+
+def along(progress: OnProgress | None, rung: str) -> OnProgress | None:
+    """Progress that says on which rung."""
+    if progress is None:
+        return None
+    return lambda done, total, info: progress(done, total, info._replace(rung=rung))
 
 
 def share(progress: OnProgress | None, part: int, parts: int) -> OnProgress | None:

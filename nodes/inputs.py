@@ -96,5 +96,5 @@ def checked_limit(text: Any) -> bool | str:
         if limit is not None:
             parse_limit(limit, 1 << 40)
     except ExactVAEError:
-        return f"memory_limit {text!r} is not understood; write auto, a number of GiB such as 6, a size such as 800MiB, or 50%"
+        return f"{text!r} is not understood; write auto, a number of GiB such as 6, a size such as 800MiB, or 50%"
     return True

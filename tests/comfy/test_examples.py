@@ -91,7 +91,7 @@ def test_the_client_fetches_the_picture_and_tells_errors(comfy, tmp_path):
         command = [comfy.python, ROOT / "examples" / "client.py", tmp_path / "graph.json"]
         url = f"http://127.0.0.1:{comfy.port}"
         return subprocess.run(
-            [*command, "--server", url, "--out", tmp_path], capture_output=True, text=True, timeout=300
+            [*command, url, tmp_path], capture_output=True, text=True, timeout=300
         )
 
     graph = prompt("api")
@@ -102,7 +102,7 @@ def test_the_client_fetches_the_picture_and_tells_errors(comfy, tmp_path):
     assert "100 %" in done.stdout and psnr(np.asarray(Image.open(picture).convert("RGB")) / 255, example(comfy)) > 20
     graph["4"]["inputs"]["memory_limit"] = "lots"
     refused = client(graph)
-    assert refused.returncode == 1 and "memory_limit 'lots' is not understood" in refused.stderr
+    assert refused.returncode == 1 and "'lots' is not understood" in refused.stderr
     graph["4"]["inputs"]["memory_limit"] = "1MiB"
     failed = client(graph)
     assert failed.returncode == 1 and "The latents are saved as" in failed.stderr

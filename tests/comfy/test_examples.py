@@ -90,9 +90,7 @@ def test_the_client_fetches_the_picture_and_tells_errors(comfy, tmp_path):
         (tmp_path / "graph.json").write_text(json.dumps(graph))
         command = [comfy.python, ROOT / "examples" / "client.py", tmp_path / "graph.json"]
         url = f"http://127.0.0.1:{comfy.port}"
-        return subprocess.run(
-            [*command, url, tmp_path], capture_output=True, text=True, timeout=300
-        )
+        return subprocess.run([*command, url, tmp_path], capture_output=True, text=True, timeout=300)
 
     graph = prompt("api")
     graph["4"]["inputs"]["tile_size"] = 320  # another graph than the tests above, whose result is cached

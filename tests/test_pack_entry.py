@@ -46,6 +46,14 @@ def test_loads_from_a_folder_of_any_name(tmp_path, folder):
     assert loaded["absolute"] == [], "the pack must not load itself a second time under another name"
 
 
+def test_loads_without_its_optional_parts_and_without_heavy_ones(tmp_path):
+    """ComfyUI imports packs one after the other at its start."""
+    optional = ("msgpack", "tqdm", "av", "diffusers", "transformers", "torchvision", "scipy", "cv2", "matplotlib")
+    without = f"import sys; sys.modules.update(dict.fromkeys({optional}))"
+    loaded = json.loads(run_python(f"{without}\n{LOAD_AS_COMFYUI_DOES}", str(ROOT), cwd=tmp_path))
+    assert len(loaded["nodes"]) == 6
+
+
 def test_web_folder_has_its_one_entry():
     assert (ROOT / "web" / "main.js").is_file()
 

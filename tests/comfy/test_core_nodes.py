@@ -155,6 +155,47 @@ def test_core_nodes_that_take_a_vae_take_ours(comfy, node):
     assert torch.isfinite(load_file(comfy.output(entry))["latent_tensor"]).all()
 
 
+def test_a_copy_with_a_patcher_of_its_own_works(comfy):
+    graph = Graph()
+    vae, image = ours(graph), picture(graph)
+    copied = graph("ProbeCopyVAE", vae=vae)
+    ids = []
+    for one in (vae, copied):
+        latent = graph("VAEEncode", pixels=image, vae=one)
+        ids += [graph.keep(graph(node, samples=latent, vae=one)) for node in ("VAEDecode", "ExactVAEDecode")]
+    run = succeeded(comfy, graph, timeout_s=300)
+    first, *others = (kept(comfy, run, name) for name in ids)
+    assert all((other - first).abs().max() < EQUAL for other in others)
+
+
+def test_what_checkpointsave_writes_with_ours_is_loaded_by_core(comfy):
+    graph = Graph()
+    checkpoint = graph("CheckpointLoaderSimple", ckpt_name="random_sd1.safetensors")
+    prefix = "exact_vae_test"
+    graph("CheckpointSave", model=checkpoint, clip=[checkpoint[0], 1], vae=ours(graph), filename_prefix=prefix)
+    succeeded(comfy, graph, timeout_s=300)
+    (file,) = comfy.folder.rglob(f"{prefix}_*.safetensors")
+    comfy.add_model("checkpoints/saved_with_ours.safetensors", file)
+    graph = Graph()
+    image, saved = picture(graph), graph("CheckpointLoaderSimple", ckpt_name="saved_with_ours.safetensors")
+    ids = []
+    for vae in (ours(graph), [saved[0], 2]):
+        ids.append(graph.keep(graph("VAEDecode", samples=graph("VAEEncode", pixels=image, vae=vae), vae=vae)))
+    run = succeeded(comfy, graph, timeout_s=300)
+    mine, cores = (kept(comfy, run, name) for name in ids)
+    assert (mine - cores).abs().max() < EQUAL
+
+
+def test_a_training_set_is_made_with_ours(comfy):
+    if "MakeTrainingDataset" not in comfy.get("/object_info"):
+        pytest.skip("this ComfyUI has no MakeTrainingDataset")
+    graph = Graph()
+    checkpoint = graph("CheckpointLoaderSimple", ckpt_name="random_sd1.safetensors")
+    inputs = {"images": picture(graph), "vae": ours(graph), "clip": [checkpoint[0], 1], "texts": "a cat"}
+    graph("SaveLatent", samples=graph("MakeTrainingDataset", **inputs), filename_prefix="latents/set")
+    succeeded(comfy, graph, timeout_s=300)
+
+
 def test_stable_cascades_super_resolution_node_takes_ours(comfy):
     graph = Graph()
     made = graph("StableCascade_SuperResolutionControlnet", image=picture(graph), vae=ours(graph))

@@ -1,4 +1,7 @@
-"""A pack of one node for the tests: it keeps an IMAGE as it is, where SaveImage would round it to 8 bits."""
+"""A pack for the tests: a node that keeps an IMAGE as it is, where SaveImage would round it to 8 bits; and one that treats a VAE as
+newer ComfyUIs' SelectVAEDevice does."""
+
+import copy
 
 import folder_paths
 from safetensors.torch import save_file
@@ -20,4 +23,17 @@ class ProbeKeep:
         return {"ui": {"kept": [{"filename": file, "subfolder": subfolder, "type": "output"}]}}
 
 
-NODE_CLASS_MAPPINGS = {"ProbeKeep": ProbeKeep}
+class ProbeCopyVAE:
+    CATEGORY, FUNCTION, RETURN_TYPES = "probe", "copy", ("VAE",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"vae": ("VAE",)}}
+
+    def copy(self, vae):
+        vae = copy.copy(vae)
+        vae.patcher = vae.patcher.clone()
+        return (vae,)
+
+
+NODE_CLASS_MAPPINGS = {"ProbeKeep": ProbeKeep, "ProbeCopyVAE": ProbeCopyVAE}

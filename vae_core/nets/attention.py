@@ -50,17 +50,18 @@ class Linear(nn.Linear, Op):
 
 
 class LinearPart(Op):
-    """The `index`-th of `parts` equal parts of a fused linear map."""
+    """The `index`-th of `parts` equal parts of a fused linear map, which may be a 1×1 convolution."""
 
-    def __init__(self, fused: Linear, index: int, parts: int):
+    def __init__(self, fused: nn.Linear | nn.Conv2d, index: int, parts: int):
         self.fused, self.index, self.parts = fused, index, parts
 
     def of(self, x: Tensor) -> Tensor:
         return untokens(F.linear(tokens(x), *self._part()), like=x)
 
     def _part(self) -> tuple[Tensor, Tensor]:
-        fused = self.fused
-        return fused.weight.chunk(self.parts)[self.index], fused.bias.chunk(self.parts)[self.index]
+        weight, bias = self.fused.weight.flatten(1), self.fused.bias
+        assert bias is not None
+        return weight.chunk(self.parts)[self.index], bias.chunk(self.parts)[self.index]
 
     def bind(self, source: Source) -> OnTile:
         weight, bias = (part.to(source.dtype) for part in self._part())
@@ -68,13 +69,13 @@ class LinearPart(Op):
 
     @property
     def geometry(self) -> Hashable:
-        return self.name, self.fused.in_features, self.fused.out_features, self.parts
+        return self.name, *self.fused.weight.shape[:2], self.parts
 
     def out_shape(self, shape: Shape) -> Shape:
-        return (shape[0], self.fused.out_features // self.parts, *shape[2:])
+        return (shape[0], self.fused.weight.shape[0] // self.parts, *shape[2:])
 
     def flops(self, read: Shape, made: Shape) -> int:
-        return 2 * prod(made) * self.fused.in_features
+        return 2 * prod(made) * self.fused.weight.shape[1]
 
 
 @runtime_checkable

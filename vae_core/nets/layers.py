@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import reduce
 from math import prod
 from operator import add
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -266,12 +267,25 @@ def activation(name: str) -> Pointwise:
     return ACTIVATIONS[name]
 
 
+class Projection(Protocol):
+    """A pointwise convolution, of pictures or of clips."""
+
+    @property
+    def geometry(self) -> Hashable: ...
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def at(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]: ...
+
+    def flops(self, read: Shape, made: Shape) -> int: ...
+
+
 class Plus(Op):
-    """Adds another Field, or a 1×1 convolution of it that is never stored as a Field of its own."""
+    """Adds another Field, or a pointwise convolution of it that is never stored as a Field of its own."""
 
     in_place = True
 
-    def __init__(self, other: Field, by: Conv2d | None = None):
+    def __init__(self, other: Field, by: Projection | None = None):
         self.other, self.by = other, by
         self.strided_parts = by is None
 
@@ -309,6 +323,6 @@ class Plus(Op):
         return 0 if self.by is None else prod(made)
 
 
-def plus(other: Field, by: Conv2d | None = None) -> Plus:
+def plus(other: Field, by: Projection | None = None) -> Plus:
     """Adds `other`, or `by(other)`."""
     return Plus(other, by)

@@ -11,7 +11,7 @@ just that region. Several operations in one pass run over one tile in turn, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -31,6 +31,18 @@ class Field(Protocol):
 
     def through(self, *ops: Op) -> Field:
         """One pass: the operations in order, tile by tile if need be."""
+        ...
+
+    def remember(self, op: Op) -> None:
+        """What a pass with `op` would leave in the causal cache, without that pass."""
+        ...
+
+    def frames(self) -> Field:
+        """A clip's frames as a batch of pictures, `b c t h w` → `(b t) c h w`: the same memory."""
+        ...
+
+    def clip(self, batch: int) -> Field:
+        """The opposite of `frames`."""
         ...
 
     def whole(self, function: Callable[[Tensor], Tensor]) -> Field:
@@ -115,6 +127,8 @@ class Op:
     """What it returns may be a view that keeps its `scratch` alive."""
     strided_parts: bool = True
     """The same as `strided`, of the parts of other Fields that it reads."""
+    reach: int = 0
+    """How many frames before its input's first it reads, where they are known: those of the chunk before, in a clip."""
 
     def of(self, x: Tensor) -> Tensor:
         """The operation on a whole tensor, as fast as torch has it."""
@@ -123,6 +137,10 @@ class Op:
     def over(self, x: Tensor) -> Tensor:
         """The same where `x` is ours to overwrite."""
         return self.of(x)
+
+    def after(self, past: int) -> Op:
+        """The same where the input begins `past` frames earlier: those are read, and nothing is made of them."""
+        return self
 
     def literal(self, x: Tensor) -> Tensor:
         """The operation on a whole tensor, computed step by step as the published code does, for bit-equal results."""
@@ -163,6 +181,32 @@ class Op:
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
         """Elements allocated besides input and output while one tile is computed."""
         return 0
+
+
+CausalCache = Mapping[Op, Tensor]
+"""What a chunk of a clip leaves for the next: for each operation that looks back, the last frames of the Field that entered its
+pass, `b c n h w` with n at most its `reach`."""
+
+
+class Carry:
+    """The causal cache on its way through one chunk: what came from the chunk before, and what goes to the next."""
+
+    def __init__(self, before: CausalCache | None = None):
+        self.before: CausalCache = before or {}
+        self.after: dict[Op, Tensor] = {}
+
+    def last_frames(self, op: Op, x: Tensor) -> Tensor:
+        """The last frames of what was and of `x`, as many as the operation looks back; a copy."""
+        kept = x[:, :, -op.reach :]
+        past = self.before.get(op)
+        if past is not None and kept.shape[2] < op.reach:
+            return torch.cat([past[:, :, kept.shape[2] - op.reach :].to(kept), kept], dim=2)
+        return kept.clone()
+
+
+def looks_back(ops: Sequence[Op]) -> Op | None:
+    """The operation of a pass that looks back in time; there is at most one."""
+    return next((op for op in ops if op.reach), None)
 
 
 @dataclass(frozen=True)
@@ -231,17 +275,24 @@ class Whole:
     data: Tensor
     literal: bool = False
     on_pass: Callable[[Whole], None] | None = None
+    carry: Carry | None = None
 
     @property
     def shape(self) -> Shape:
         return tuple(self.data.shape)
 
     def through(self, *ops: Op) -> Whole:
-        x = self.data
+        x, causal = self.data, looks_back(ops)
+        if causal is not None and self.carry is not None:
+            self.remember(causal)
+            past = self.carry.before.get(causal)
+            if past is not None:
+                x = torch.cat([past.to(x), x], dim=2)
+                ops = tuple(op.after(past.shape[2]) for op in ops)
         for i, op in enumerate(ops):
             if self.literal:
                 x = op.literal(x)
-            elif i > 0 and not torch.is_grad_enabled():
+            elif (i > 0 or x is not self.data) and not torch.is_grad_enabled():
                 x = op.over(x)
             else:
                 x = op.of(x)
@@ -250,8 +301,19 @@ class Whole:
     def whole(self, function: Callable[[Tensor], Tensor]) -> Whole:
         return self._made(function(self.data))
 
+    def remember(self, op: Op) -> None:
+        if self.carry is not None:
+            self.carry.after[op] = self.carry.last_frames(op, self.data)
+
+    def frames(self) -> Whole:
+        return Whole(self.data.transpose(1, 2).flatten(0, 1), self.literal, self.on_pass, self.carry)
+
+    def clip(self, batch: int) -> Whole:
+        clip = self.data.unflatten(0, (batch, -1)).transpose(1, 2)
+        return Whole(clip, self.literal, self.on_pass, self.carry)
+
     def _made(self, x: Tensor) -> Whole:
-        made = Whole(x, self.literal, self.on_pass)
+        made = Whole(x, self.literal, self.on_pass, self.carry)
         if self.on_pass is not None:
             self.on_pass(made)
         return made

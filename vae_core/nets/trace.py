@@ -5,14 +5,14 @@ It is the planner's only input, and the programme that a depth-first run follows
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
 
 from ..geometry import Region, aligned, bounding
-from .passes import Chain, Field, Op, Shape
+from .passes import Chain, Field, Op, Shape, looks_back
 
 
 class TracedPass(NamedTuple):
@@ -50,6 +50,10 @@ class Trace:
 
     passes: list[TracedPass] = field(default_factory=list)
     shapes: list[Shape] = field(default_factory=list)
+    past: Mapping[Op, int] = field(default_factory=dict)
+    """The causal cache that comes in: for each operation that looks back, how many frames are known."""
+    kept: dict[Op, Shape] = field(default_factory=dict)
+    """The causal cache that goes out: for each of them, the shape of what is kept."""
 
     @property
     def images(self) -> int:
@@ -107,6 +111,10 @@ class TracedField:
     shape: Shape
 
     def through(self, *ops: Op) -> TracedField:
+        causal = looks_back(ops)
+        if causal is not None:
+            self.remember(causal)
+            ops = tuple(op.after(self.trace.past.get(causal, 0)) for op in ops)
         chain = Chain(ops)
         stages = chain.stages(self.shape)
         reads = tuple(_index(f) for op in ops for f in op.reads())
@@ -115,6 +123,18 @@ class TracedField:
 
     def whole(self, function: Callable[[Tensor], Tensor]) -> TracedField:
         return self._made(TracedPass(Chain(()), [self.shape], self.index, (), (self.index,), len(self.trace.shapes)))
+
+    def remember(self, op: Op) -> None:
+        b, c, t, *sizes = self.shape
+        self.trace.kept[op] = (b, c, min(op.reach, t + self.trace.past.get(op, 0)), *sizes)
+
+    def frames(self) -> TracedField:
+        b, c, t, *sizes = self.shape
+        return TracedField(self.trace, self.index, (b * t, c, *sizes))
+
+    def clip(self, batch: int) -> TracedField:
+        frames, c, *sizes = self.shape
+        return TracedField(self.trace, self.index, (batch, c, frames // batch, *sizes))
 
     def _made(self, traced: TracedPass) -> TracedField:
         self.trace.passes.append(traced)
@@ -135,8 +155,8 @@ def _index(field: Field) -> int:
     return field.index
 
 
-def trace(forward: Callable[[Field], Field], shape: Shape) -> Trace:
-    """The passes that `forward` makes of an input of `shape`, without any data."""
-    traced = Trace(shapes=[tuple(shape)])
+def trace(forward: Callable[[Field], Field], shape: Shape, past: Mapping[Op, int] | None = None) -> Trace:
+    """The passes that `forward` makes of an input of `shape`, without any data; `past` is the causal cache that it finds."""
+    traced = Trace(shapes=[tuple(shape)], past=past or {})
     forward(TracedField(traced, 0, tuple(shape)))
     return traced

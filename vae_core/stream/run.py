@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ..device import Ferry, ran_out_of, release
 from ..errors import BudgetError
-from ..geometry import Region, cells, cut_again, grid, slices
-from ..nets.passes import Chain, Field, OnTile, Op, Place, Shape, Tile
+from ..geometry import Region, Span, cells, cut_again, grid, slices
+from ..nets.passes import Carry, Chain, Field, OnTile, Op, Place, Shape, Tile, looks_back
 from ..schedule import HOMES, Held, Home, Replan, Step, Steps
 from .homes import Homes
 from .journal import Journal
@@ -55,7 +55,16 @@ class StreamField:
         self.shape = tuple(self.data.shape)
 
     def through(self, *ops: Op) -> StreamField:
-        return self.run.through(self, Chain(ops))
+        return self.run.through(self, ops)
+
+    def remember(self, op: Op) -> None:
+        self.run.remember(self, op)
+
+    def frames(self) -> StreamField:
+        return FieldView(self, lambda data: data.transpose(1, 2).flatten(0, 1))
+
+    def clip(self, batch: int) -> StreamField:
+        return FieldView(self, lambda data: data.unflatten(0, (batch, -1)).transpose(1, 2))
 
     def whole(self, function: Callable[[Tensor], Tensor]) -> StreamField:
         return self.run.whole(self, function)
@@ -68,6 +77,18 @@ class StreamField:
     def all(self) -> Tensor:
         assert self.data is not None, "a Field was read after the plan had freed it"
         return self.data
+
+
+class FieldView(StreamField):
+    """Another look at a Field's memory, which stays that Field's: it goes when the Field goes."""
+
+    def __init__(self, of: StreamField, view: Callable[[Tensor], Tensor]):
+        self.run, self.index, self.home, self.moments, self.tokens = of.run, of.index, of.home, of.moments, of.tokens
+        self.of, self.view, self.shape = of, view, tuple(view(of.all).shape)
+
+    @property
+    def all(self) -> Tensor:
+        return self.view(self.of.all)
 
 
 class Inputs(NamedTuple):
@@ -90,6 +111,8 @@ class _Pass:
     step: Step
     tile: tuple[int, ...]
     todo: deque[tuple[int, Region]]
+    past: Tensor | None = None
+    """Frames before the first of `x`, of the chunk before."""
     tiles_done: int = 0
     cells_done: int = 0
     out: StreamField | None = None
@@ -97,10 +120,10 @@ class _Pass:
     """The Field whose memory `out` has taken over."""
 
     @classmethod
-    def begin(cls, x: StreamField, chain: Chain, stages: list[Shape], step: Step) -> _Pass:
+    def begin(cls, x: StreamField, chain: Chain, stages: list[Shape], step: Step, past: Tensor | None = None) -> _Pass:
         shape = stages[-1]
         regions = [(image, region) for image in range(shape[0]) for region in grid(shape[2:], step.tile)]
-        return cls(x, chain, stages, step, step.tile, deque(regions))
+        return cls(x, chain, stages, step, step.tile, deque(regions), past)
 
     def halve(self) -> bool:
         """Go on with tiles of half the edge; False where they are as small as makes sense."""
@@ -162,7 +185,9 @@ class Streamed:
         journal: Journal | None = None,
         replan: Replan | None = None,
         widened: bool = False,
+        carry: Carry | None = None,
     ):
+        self.carry = carry
         self.steps, self.homes, self.device = steps, homes, homes.device
         self.weights_dtype, self.dtype = dtype, torch.float32 if widened and dtype.itemsize < 4 else dtype
         self.result, self.replan = result, replan
@@ -183,10 +208,19 @@ class Streamed:
         self.fields.append(StreamField(self, 0, data, "device" if data.device == self.device else "host"))
         return self.fields[0]
 
-    def through(self, x: StreamField, chain: Chain) -> StreamField:
+    def remember(self, x: StreamField, op: Op) -> None:
+        """Put the last frames of a Field into the causal cache."""
+        if self.carry is not None:
+            self.carry.after[op] = self.carry.last_frames(op, x.all)
+
+    def through(self, x: StreamField, ops: Sequence[Op]) -> StreamField:
         """One pass."""
-        started, step = time.perf_counter(), self._step()
-        work = _Pass.begin(x, chain, chain.stages(x.shape), step)
+        started, step, causal, past = time.perf_counter(), self._step(), looks_back(ops), None
+        if causal is not None and self.carry is not None:
+            self.remember(x, causal)
+            past = self.carry.before.get(causal)
+        chain = Chain(tuple(op.after(0 if past is None else past.shape[2]) for op in ops))
+        work = _Pass.begin(x, chain, chain.stages(x.shape), step, past)
         self._insist(work, self._tiles)
         widened = step.statistics and not work.finite()
         if widened:
@@ -234,10 +268,27 @@ class Streamed:
 
     def _inputs(self, work: _Pass, image: int, region: Region) -> Inputs:
         places = work.chain.places(region, work.stages)
-        window = work.x.part(image, tuple(w.span for w in places[0].windows))
+        region = tuple(w.span for w in places[0].windows)
+        if work.past is not None and region[0].start < 0:
+            tile = Tile(self._with_past(work, image, region), image, owned=True)
+            return Inputs(places, [tile], self._parts(work, places, image))
+        window = work.x.part(image, region)
         data = self._arrived(window, work.x.index)
         if data is window and not work.chain.strided:
             data = window.contiguous()
+        return Inputs(places, [Tile(data, image, owned=data is not window)], self._parts(work, places, image))
+
+    def _with_past(self, work: _Pass, image: int, region: Region) -> Tensor:
+        """A window that begins in the chunk before: frames of the causal cache, and then the Field's own."""
+        assert work.past is not None
+        t, count = region[0], work.past.shape[2]
+        earlier = (Span(count + t.start, count + min(t.stop, 0)), *region[1:])
+        before = work.past[image : image + 1][slices(earlier)].to(self.device, self.dtype)
+        own = work.x.part(image, (Span(0, max(t.stop, 0)), *region[1:]))
+        return torch.cat([before, self._arrived(own, work.x.index)], dim=2)
+
+    def _parts(self, work: _Pass, places: Sequence[Place], image: int) -> dict[int, Tensor]:
+        """What other Fields give to a tile, where it had to be fetched or converted."""
         parts = {}
         for op, place in zip(work.chain.ops, places, strict=True):
             for other in cast("tuple[StreamField, ...]", op.reads()):
@@ -245,7 +296,7 @@ class Streamed:
                 arrived = self._arrived(part, other.index)
                 if arrived is not part:
                     parts[other.index] = arrived
-        return Inputs(places, [Tile(data, image, owned=data is not window)], parts)
+        return parts
 
     def _arrived(self, part: Tensor, slot: int) -> Tensor:
         """A part of a Field on the device and in the dtype of the pass: a copy, or `part` itself."""
@@ -403,6 +454,7 @@ def run_streamed(
     journal: Journal | None = None,
     replan: Replan | None = None,
     widened: bool = False,
+    carry: Carry | None = None,
 ) -> Tensor:
     """`forward` over tiles, as the steps say: the result where the last step puts it, or in `result`.
 
@@ -418,6 +470,7 @@ def run_streamed(
         journal=journal,
         replan=replan,
         widened=widened,
+        carry=carry,
     )
     try:
         return cast(StreamField, forward(run.enter(x))).all

@@ -1,0 +1,48 @@
+"""Clips in chunks: through a causal network whole, and streamed over tiles, the causal cache carried from chunk to chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from vae_core.nets.passes import Carry, CausalCache, Field, Op, Whole
+from vae_core.nets.trace import trace
+from vae_core.plan import Case, Planner
+from vae_core.stream import run_streamed
+
+OnChunk = Callable[[Field, bool], Field]
+"""(chunk, whether it is the first) → result."""
+
+
+def whole(network: OnChunk, clip: Tensor, chunks: Sequence[int]) -> Tensor:
+    """`b c t h w`, cut into chunks of so many frames, each run at once."""
+    made, before = [], None
+    for i, part in enumerate(clip.split(list(chunks), dim=2)):
+        carry = Carry(before)
+        result = network(Whole(part, carry=carry), i == 0)
+        assert isinstance(result, Whole)
+        made.append(result.data)
+        before = carry.after
+    return torch.cat(made, dim=2)
+
+
+def streamed(network: OnChunk, clip: Tensor, chunks: Sequence[int], tile: int) -> Tensor:
+    """The same over tiles of that edge, in time as well; the trace foretells the causal cache."""
+    made: list[Tensor] = []
+    before: CausalCache = {}
+    past: Mapping[Op, int] = {}
+    for i, part in enumerate(clip.split(list(chunks), dim=2)):
+
+        def forward(x: Field, first: bool = i == 0) -> Field:
+            return network(x, first)
+
+        traced = trace(forward, tuple(part.shape), past)
+        plan = Planner(Case(traced, itemsize=clip.element_size())).plan(None, tile=tile)
+        carry = Carry(before)
+        made.append(run_streamed(forward, part.contiguous(), plan.steps, clip.device, carry=carry))
+        before = carry.after
+        assert {op: tuple(kept.shape) for op, kept in before.items()} == traced.kept
+        past = {op: shape[2] for op, shape in traced.kept.items()}
+    return torch.cat(made, dim=2)

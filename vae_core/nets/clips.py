@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..geometry import Region, Span, Window, convolution_window
-from .layers import Pads, cast, pad, wide
-from .passes import OnTile, Op, Place, Shape, Source
+from ..geometry import Region, Span, Window, convolution_window, slices
+from .layers import Pads, cast, pad, padded_elements, split_pads, wide
+from .passes import OnTile, Op, Place, Shape, Source, Tile
 
 
 class CausalConv3d(nn.Conv3d, Op):
-    """A convolution that looks back in time: zeros, or earlier frames, in front; zeros around each frame.
+    """A convolution that looks back in time: at the frames that entered it in the chunk before, at zeros before the first chunk.
 
-    With a stride in time there is no padding in front: it takes what it is given, and one frame of what came before.
+    Zeros around each frame. With a stride in time it begins with the second chunk, and looks back at one frame.
     """
 
     strided = False
@@ -35,97 +35,76 @@ class CausalConv3d(nn.Conv3d, Op):
         self.pixelwise = t == h == w == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.convolve(x, self.pads, self.weight, self.bias)
+        return self._convolve(x, self.pads, self.weight, self.bias)
 
     of = forward
+
+    def of_after(self, x: Tensor, past: Tensor | None) -> Tensor:
+        if past is None:
+            return self.of(x)
+        pads = ((self.reach - past.shape[2], 0), *self.pads[1:])
+        return self._convolve(torch.cat([past.to(x), x], dim=2), pads, self.weight, self.bias)
 
     @property
     def geometry(self) -> Hashable:
         return self.name, self.in_channels, self.out_channels, self.kernel_size, self.stride
 
-    def after(self, past: int) -> Op:
-        return _Continued(self, past) if past else self
-
-    def convolve(self, x: Tensor, missing: Pads, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Over `x`, with zeros where the window lies beyond it."""
-        own = tuple(before if before == after else 0 for before, after in missing)
-        rest = tuple((0, 0) if before == after else (before, after) for before, after in missing)
+    def _convolve(self, x: Tensor, missing: Pads, weight: Tensor, bias: Tensor | None) -> Tensor:
+        own, rest = split_pads(missing)
         return F.conv3d(pad(x, rest), weight, bias, self.stride, own)
 
     def bind(self, source: Source) -> OnTile:
         weight, bias = self.weight.to(source.dtype), cast(self.bias, source.dtype)
-        return lambda tile, place: self.convolve(tile.data, place.missing, weight, bias)
+        past, keep = source.past(self), source.keep(self)
+
+        def on_tile(tile: Tile, place: Place) -> Tensor:
+            x, missing = tile.data, place.missing
+            if keep is not None:
+                _write_last(*keep, tile, place)
+            if past is not None and missing[0][0]:
+                x, missing = _behind(past, tile, place)
+            return self._convolve(x, missing, weight, bias)
+
+        return on_tile
 
     def at(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """The convolution of whole tensors, computed in `dtype`."""
         weight, bias = self.weight.to(dtype), cast(self.bias, dtype)
-        return lambda x: self.convolve(x, self.pads, weight, bias)
+        return lambda x: self._convolve(x, self.pads, weight, bias)
 
     def out_shape(self, shape: Shape) -> Shape:
-        return self.shape_after(shape, 0)
-
-    def shape_after(self, shape: Shape, past: int) -> Shape:
-        """The output's shape where `past` frames before the input are known."""
         b, _, t, h, w = shape
-        before = max(self.pads[0][0], past)
-        return b, self.out_channels, (t + before - self.kernel_size[0]) // self.stride[0] + 1, h, w
+        return b, self.out_channels, (t + self.reach - self.kernel_size[0]) // self.stride[0] + 1, h, w
 
     def window(self, axis: int, out: Region, sizes: Sequence[int]) -> Window:
-        return self.window_after(axis, out, sizes, 0)
-
-    def window_after(self, axis: int, out: Region, sizes: Sequence[int], past: int) -> Window:
-        """The window where `past` frames before the input's first are known: time then begins at -past."""
-        begin = past if axis == 0 else 0
-        before = self.pads[axis][0] - begin
-        found = convolution_window(out[axis], sizes[axis] + begin, self.kernel_size[axis], self.stride[axis], before)
-        return found._replace(span=Span(found.span.start - begin, found.span.stop - begin))
+        return convolution_window(out[axis], sizes[axis], self.kernel_size[axis], self.stride[axis], self.pads[axis][0])
 
     def flops(self, read: Shape, made: Shape) -> int:
         return 2 * prod(made) * self.in_channels * prod(self.kernel_size)
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
-        if all(before == after for before, after in place.missing):
-            return 0
-        uneven = [0 if before == after else before + after for before, after in place.missing]
-        return prod(read[:2]) * prod(n + more for n, more in zip(read[2:], uneven, strict=True))
+        # Earlier frames in front of a tile make a copy of it, and zeros at an uneven border another one.
+        missing = place.missing
+        behind = prod(read[:2]) * (read[2] + missing[0][0]) * prod(read[3:]) if missing[0][0] else 0
+        return behind + padded_elements(read, missing)
 
 
-class _Continued(Op):
-    """A causal convolution whose input begins `past` frames before its first output's own."""
+def _write_last(keep: Tensor, first: int, tile: Tile, place: Place) -> None:
+    """Writes the chunk's frames from number `first` on, as far as a tile holds them, into `keep`."""
+    t, *sides = (w.span for w in place.windows)
+    start = max(t.start, first)
+    if start < t.stop:
+        kept = keep[tile.image : tile.image + 1, :, start - first : t.stop - first]
+        kept[slices(tuple(sides))].copy_(tile.data[:, :, start - t.start :])
 
-    strided = False
 
-    def __init__(self, conv: CausalConv3d, past: int):
-        self.conv, self.past = conv, past
-        self.pixelwise, self.reach = conv.pixelwise, conv.reach
-
-    @property
-    def name(self) -> str:
-        return self.conv.name
-
-    @property
-    def geometry(self) -> Hashable:
-        return self.conv.geometry, self.past
-
-    def of(self, x: Tensor) -> Tensor:
-        conv = self.conv
-        pads = ((conv.pads[0][0] - self.past, 0), *conv.pads[1:])
-        return conv.convolve(x, pads, conv.weight, conv.bias)
-
-    def bind(self, source: Source) -> OnTile:
-        return self.conv.bind(source)
-
-    def out_shape(self, shape: Shape) -> Shape:
-        return self.conv.shape_after(shape, self.past)
-
-    def window(self, axis: int, out: Region, sizes: Sequence[int]) -> Window:
-        return self.conv.window_after(axis, out, sizes, self.past)
-
-    def flops(self, read: Shape, made: Shape) -> int:
-        return self.conv.flops(read, made)
-
-    def scratch(self, read: Shape, made: Shape, place: Place) -> int:
-        return self.conv.scratch(read, made, place)
+def _behind(past: Tensor, tile: Tile, place: Place) -> tuple[Tensor, Pads]:
+    """A tile behind the earlier frames that its window lacks, and what is missing still."""
+    (before, after), *others = place.missing
+    count = min(before, past.shape[2])
+    sides = tuple(w.span for w in place.windows[1:])
+    earlier = past[tile.image : tile.image + 1, :, past.shape[2] - count :][slices(sides)]
+    return torch.cat([earlier.to(tile.data), tile.data], dim=2), ((before - count, after), *others)
 
 
 class RMSNorm(nn.Module, Op):

@@ -34,7 +34,7 @@ class Field(Protocol):
         ...
 
     def remember(self, op: Op) -> None:
-        """What a pass with `op` would leave in the causal cache, without that pass."""
+        """Puts the Field's last frames into the causal cache, for an operation that begins with the next chunk."""
         ...
 
     def frames(self) -> Field:
@@ -85,6 +85,15 @@ class Source(Protocol):
         """One image's region of another Field, `1 c …`, on the device that computes."""
         ...
 
+    def past(self, op: Op) -> Tensor | None:
+        """The frames that entered an operation in the chunk before, `b c n h w`, wherever they are; None in the first chunk."""
+        ...
+
+    def keep(self, op: Op) -> tuple[Tensor, int] | None:
+        """Where to write the last frames that enter an operation, `b c n h w`, and the first one's number in the chunk, negative
+        for one of the chunk before; None where they are not asked for."""
+        ...
+
 
 class Tile(NamedTuple):
     """One image's tile on its way through a pass."""
@@ -128,7 +137,7 @@ class Op:
     strided_parts: bool = True
     """The same as `strided`, of the parts of other Fields that it reads."""
     reach: int = 0
-    """How many frames before its input's first it reads, where they are known: those of the chunk before, in a clip."""
+    """How many frames before its input's first it reads: in a clip, those that entered it in the chunk before."""
 
     def of(self, x: Tensor) -> Tensor:
         """The operation on a whole tensor, as fast as torch has it."""
@@ -138,9 +147,9 @@ class Op:
         """The same where `x` is ours to overwrite."""
         return self.of(x)
 
-    def after(self, past: int) -> Op:
-        """The same where the input begins `past` frames earlier: those are read, and nothing is made of them."""
-        return self
+    def of_after(self, x: Tensor, past: Tensor | None) -> Tensor:
+        """The same after the frames `past`, for an operation that looks back."""
+        return self.of(x)
 
     def literal(self, x: Tensor) -> Tensor:
         """The operation on a whole tensor, computed step by step as the published code does, for bit-equal results."""
@@ -184,8 +193,8 @@ class Op:
 
 
 CausalCache = Mapping[Op, Tensor]
-"""What a chunk of a clip leaves for the next: for each operation that looks back, the last frames of the Field that entered its
-pass, `b c n h w` with n at most its `reach`."""
+"""What a chunk of a clip leaves for the next: for each operation that looks back, the last frames that entered it, `b c n h w` with
+n at most its `reach`."""
 
 
 class Carry:
@@ -195,18 +204,18 @@ class Carry:
         self.before: CausalCache = before or {}
         self.after: dict[Op, Tensor] = {}
 
-    def last_frames(self, op: Op, x: Tensor) -> Tensor:
+    def keep(self, op: Op, x: Tensor) -> None:
         """The last frames of what was and of `x`, as many as the operation looks back; a copy."""
         kept = x[:, :, -op.reach :]
         past = self.before.get(op)
         if past is not None and kept.shape[2] < op.reach:
-            return torch.cat([past[:, :, kept.shape[2] - op.reach :].to(kept), kept], dim=2)
-        return kept.clone()
+            kept = torch.cat([past[:, :, kept.shape[2] - op.reach :].to(kept), kept], dim=2)
+        self.after[op] = kept.clone()
 
 
-def looks_back(ops: Sequence[Op]) -> Op | None:
-    """The operation of a pass that looks back in time; there is at most one."""
-    return next((op for op in ops if op.reach), None)
+def kept_frames(op: Op, frames: int, past: int) -> int:
+    """How many frames of `past` and of a chunk an operation leaves in the causal cache."""
+    return min(op.reach, frames + past)
 
 
 @dataclass(frozen=True)
@@ -282,17 +291,14 @@ class Whole:
         return tuple(self.data.shape)
 
     def through(self, *ops: Op) -> Whole:
-        x, causal = self.data, looks_back(ops)
-        if causal is not None and self.carry is not None:
-            self.remember(causal)
-            past = self.carry.before.get(causal)
-            if past is not None:
-                x = torch.cat([past.to(x), x], dim=2)
-                ops = tuple(op.after(past.shape[2]) for op in ops)
+        x = self.data
         for i, op in enumerate(ops):
             if self.literal:
                 x = op.literal(x)
-            elif (i > 0 or x is not self.data) and not torch.is_grad_enabled():
+            elif op.reach and self.carry is not None:
+                self.carry.keep(op, x)
+                x = op.of_after(x, self.carry.before.get(op))
+            elif i > 0 and not torch.is_grad_enabled():
                 x = op.over(x)
             else:
                 x = op.of(x)
@@ -303,7 +309,7 @@ class Whole:
 
     def remember(self, op: Op) -> None:
         if self.carry is not None:
-            self.carry.after[op] = self.carry.last_frames(op, self.data)
+            self.carry.keep(op, self.data)
 
     def frames(self) -> Whole:
         return Whole(self.data.transpose(1, 2).flatten(0, 1), self.literal, self.on_pass, self.carry)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..geometry import Region, aligned, bounding
-from .passes import Chain, Field, Op, Shape, looks_back
+from .passes import Chain, Field, Op, Shape, kept_frames
 
 
 class TracedPass(NamedTuple):
@@ -111,12 +111,11 @@ class TracedField:
     shape: Shape
 
     def through(self, *ops: Op) -> TracedField:
-        causal = looks_back(ops)
-        if causal is not None:
-            self.remember(causal)
-            ops = tuple(op.after(self.trace.past.get(causal, 0)) for op in ops)
         chain = Chain(ops)
         stages = chain.stages(self.shape)
+        for op, shape in zip(ops, stages[:-1], strict=True):
+            if op.reach:
+                self._keep(op, shape)
         reads = tuple(_index(f) for op in ops for f in op.reads())
         reads_all = tuple(_index(f) for op in ops for f in op.reads_all())
         return self._made(TracedPass(chain, stages, self.index, reads, reads_all, len(self.trace.shapes)))
@@ -125,8 +124,11 @@ class TracedField:
         return self._made(TracedPass(Chain(()), [self.shape], self.index, (), (self.index,), len(self.trace.shapes)))
 
     def remember(self, op: Op) -> None:
-        b, c, t, *sizes = self.shape
-        self.trace.kept[op] = (b, c, min(op.reach, t + self.trace.past.get(op, 0)), *sizes)
+        self._keep(op, self.shape)
+
+    def _keep(self, op: Op, shape: Shape) -> None:
+        b, c, t, *sizes = shape
+        self.trace.kept[op] = (b, c, kept_frames(op, t, self.trace.past.get(op, 0)), *sizes)
 
     def frames(self) -> TracedField:
         b, c, t, *sizes = self.shape

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..device import ran_out_of, release
 from ..errors import BudgetError
 from ..geometry import Region, Span, cells, cut_again, grid, slices
-from ..nets.passes import Field, OnTile, Tile
+from ..nets.passes import Field, OnTile, Op, Tile
 from ..nets.trace import Trace, TracedField, TracedPass
 from .journal import Journal
 from .progress import Finished, OnProgress, Progress
@@ -41,6 +41,12 @@ class _Source:
     def part(self, field: Field, image: int, region: Region) -> Tensor:
         assert isinstance(field, TracedField)
         return self.view(field.index, region)
+
+    def past(self, op: Op) -> Tensor | None:
+        return None
+
+    def keep(self, op: Op) -> tuple[Tensor, int] | None:
+        return None
 
     def view(self, index: int, region: Region) -> Tensor:
         data, held = self.patches[index]

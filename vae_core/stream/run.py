@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ..device import Ferry, ran_out_of, release
 from ..errors import BudgetError
-from ..geometry import Region, Span, cells, cut_again, grid, slices
-from ..nets.passes import Carry, Chain, Field, OnTile, Op, Place, Shape, Tile, looks_back
+from ..geometry import Region, cells, cut_again, grid, slices
+from ..nets.passes import Carry, Chain, Field, OnTile, Op, Place, Shape, Tile, kept_frames
 from ..schedule import HOMES, Held, Home, Replan, Step, Steps
 from .homes import Homes
 from .journal import Journal
@@ -111,8 +111,6 @@ class _Pass:
     step: Step
     tile: tuple[int, ...]
     todo: deque[tuple[int, Region]]
-    past: Tensor | None = None
-    """Frames before the first of `x`, of the chunk before."""
     tiles_done: int = 0
     cells_done: int = 0
     out: StreamField | None = None
@@ -120,10 +118,10 @@ class _Pass:
     """The Field whose memory `out` has taken over."""
 
     @classmethod
-    def begin(cls, x: StreamField, chain: Chain, stages: list[Shape], step: Step, past: Tensor | None = None) -> _Pass:
+    def begin(cls, x: StreamField, chain: Chain, stages: list[Shape], step: Step) -> _Pass:
         shape = stages[-1]
         regions = [(image, region) for image in range(shape[0]) for region in grid(shape[2:], step.tile)]
-        return cls(x, chain, stages, step, step.tile, deque(regions), past)
+        return cls(x, chain, stages, step, step.tile, deque(regions))
 
     def halve(self) -> bool:
         """Go on with tiles of half the edge; False where they are as small as makes sense."""
@@ -149,8 +147,9 @@ class _Pass:
 class _Source:
     """What a pass offers to its operations (nets.passes.Source)."""
 
-    def __init__(self, run: Streamed, entering: StreamField):
-        self.entering, self.device, self.dtype = entering, run.device, run.dtype
+    def __init__(self, run: Streamed, work: _Pass):
+        self.entering, self.device, self.dtype = work.x, run.device, run.dtype
+        self.carry, self.lengths = run.carry, dict(zip(work.chain.ops, (s[2] for s in work.stages), strict=False))
         self.parts: dict[int, Tensor] = {}
 
     def statistics(self) -> tuple[Tensor, Tensor]:
@@ -164,6 +163,15 @@ class _Source:
         other = cast(StreamField, field)
         fetched = self.parts.pop(other.index, None)
         return other.part(image, region) if fetched is None else fetched
+
+    def past(self, op: Op) -> Tensor | None:
+        return None if self.carry is None else self.carry.before.get(op)
+
+    def keep(self, op: Op) -> tuple[Tensor, int] | None:
+        if self.carry is None or not op.reach:
+            return None
+        kept = self.carry.after[op]
+        return kept, self.lengths[op] - kept.shape[2]
 
 
 class Streamed:
@@ -211,16 +219,13 @@ class Streamed:
     def remember(self, x: StreamField, op: Op) -> None:
         """Put the last frames of a Field into the causal cache."""
         if self.carry is not None:
-            self.carry.after[op] = self.carry.last_frames(op, x.all)
+            self.carry.keep(op, x.all)
 
     def through(self, x: StreamField, ops: Sequence[Op]) -> StreamField:
         """One pass."""
-        started, step, causal, past = time.perf_counter(), self._step(), looks_back(ops), None
-        if causal is not None and self.carry is not None:
-            self.remember(x, causal)
-            past = self.carry.before.get(causal)
-        chain = Chain(tuple(op.after(0 if past is None else past.shape[2]) for op in ops))
-        work = _Pass.begin(x, chain, chain.stages(x.shape), step, past)
+        started, step, chain = time.perf_counter(), self._step(), Chain(tuple(ops))
+        work = _Pass.begin(x, chain, chain.stages(x.shape), step)
+        self._begin_cache(work)
         self._insist(work, self._tiles)
         widened = step.statistics and not work.finite()
         if widened:
@@ -241,11 +246,23 @@ class Streamed:
         self.journal.clock(step.name, started)
         return self._done(work)
 
+    def _begin_cache(self, work: _Pass) -> None:
+        """Room in the causal cache for the frames that enter the pass's operations; of short chunks, with those of the last one."""
+        for op, (b, c, t, *sizes) in zip(work.chain.ops, work.stages[:-1], strict=True):
+            if not op.reach or self.carry is None:
+                continue
+            past = self.carry.before.get(op)
+            count = kept_frames(op, t, 0 if past is None else past.shape[2])
+            kept = self.homes.empty((b, c, count, *sizes), self.dtype, work.step.home)
+            if past is not None and t < count:
+                kept[:, :, : count - t].copy_(past[:, :, t - count :])
+            self.carry.after[op] = kept
+
     # --- one pass -----------------------------------------------------------------------------------------------------
 
     def _tiles(self, work: _Pass) -> None:
         """Compute all tiles that are left."""
-        out, source = self._output(work), _Source(self, work.x)
+        out, source = self._output(work), _Source(self, work)
         on_tiles = [op.bind(source) for op in work.chain.ops]
         fetches = work.fetches()
         ahead: Inputs | None = None
@@ -268,27 +285,10 @@ class Streamed:
 
     def _inputs(self, work: _Pass, image: int, region: Region) -> Inputs:
         places = work.chain.places(region, work.stages)
-        region = tuple(w.span for w in places[0].windows)
-        if work.past is not None and region[0].start < 0:
-            tile = Tile(self._with_past(work, image, region), image, owned=True)
-            return Inputs(places, [tile], self._parts(work, places, image))
-        window = work.x.part(image, region)
+        window = work.x.part(image, tuple(w.span for w in places[0].windows))
         data = self._arrived(window, work.x.index)
         if data is window and not work.chain.strided:
             data = window.contiguous()
-        return Inputs(places, [Tile(data, image, owned=data is not window)], self._parts(work, places, image))
-
-    def _with_past(self, work: _Pass, image: int, region: Region) -> Tensor:
-        """A window that begins in the chunk before: frames of the causal cache, and then the Field's own."""
-        assert work.past is not None
-        t, count = region[0], work.past.shape[2]
-        earlier = (Span(count + t.start, count + min(t.stop, 0)), *region[1:])
-        before = work.past[image : image + 1][slices(earlier)].to(self.device, self.dtype)
-        own = work.x.part(image, (Span(0, max(t.stop, 0)), *region[1:]))
-        return torch.cat([before, self._arrived(own, work.x.index)], dim=2)
-
-    def _parts(self, work: _Pass, places: Sequence[Place], image: int) -> dict[int, Tensor]:
-        """What other Fields give to a tile, where it had to be fetched or converted."""
         parts = {}
         for op, place in zip(work.chain.ops, places, strict=True):
             for other in cast("tuple[StreamField, ...]", op.reads()):
@@ -296,7 +296,7 @@ class Streamed:
                 arrived = self._arrived(part, other.index)
                 if arrived is not part:
                     parts[other.index] = arrived
-        return parts
+        return Inputs(places, [Tile(data, image, owned=data is not window)], parts)
 
     def _arrived(self, part: Tensor, slot: int) -> Tensor:
         """A part of a Field on the device and in the dtype of the pass: a copy, or `part` itself."""

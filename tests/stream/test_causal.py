@@ -8,6 +8,7 @@ from clips import streamed, whole
 from tiny_nets import relative_error
 from torch import Tensor
 
+from vae_core.nets.cogvideox import AutoencoderKLCogVideoXConfig, CogVideoXNetwork
 from vae_core.nets.wan import AutoencoderKLWanConfig, WanNetwork
 
 EXACT = 1e-12
@@ -15,49 +16,62 @@ EXACT = 1e-12
 EQUAL = 1e-5
 """Relative, float32."""
 
+Network = WanNetwork | CogVideoXNetwork
 
-@pytest.fixture(scope="module")
-def wan() -> WanNetwork:
+
+def network(name: str, dtype: torch.dtype = torch.float64) -> Network:
     torch.manual_seed(0)
-    config = AutoencoderKLWanConfig(
-        base_dim=8, z_dim=4, num_res_blocks=1, latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4
-    )
-    return WanNetwork(config).eval()
+    if name == "wan":
+        plain = {"latents_mean": (0.0,) * 4, "latents_std": (1.0,) * 4}
+        return WanNetwork(AutoencoderKLWanConfig(base_dim=8, z_dim=4, num_res_blocks=1, **plain)).eval().to(dtype)
+    shape = {"block_out_channels": (16, 16, 32, 32), "latent_channels": 4, "layers_per_block": 1, "norm_num_groups": 8}
+    return CogVideoXNetwork(AutoencoderKLCogVideoXConfig(**shape)).eval().to(dtype)
 
 
-def latents(h: int, w: int, dtype: torch.dtype) -> Tensor:
+CHUNKS = {"wan": ((1, 3), (1, 1, 2)), "cogvideox": ((2, 2), (2, 2))}
+"""Of four latents. Wan's results do not depend on how the latents after the first are cut; CogVideoX's do."""
+
+
+def latents(h: int, w: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(1, 4, 4, h, w, dtype=dtype, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.parametrize("name", CHUNKS)
 @pytest.mark.parametrize(("h", "w", "tile"), [(6, 5, 2), (6, 5, 16), (1, 9, 5), (7, 7, 64)])
 @torch.inference_mode()
-def test_decode_over_tiles_and_chunks_is_the_whole_run(wan, h, w, tile):
-    decode, z = wan.double().decode_chunk, latents(h, w, torch.float64)
-    expected = whole(decode, z, (1, 3))
-    for chunks in ((1, 3), (1, 1, 2)):
+def test_decode_over_tiles_and_chunks_is_the_whole_run(name, h, w, tile):
+    decode, z = network(name).decode_chunk, latents(h, w)
+    expected = whole(decode, z, CHUNKS[name][0])
+    for chunks in set(CHUNKS[name]):
         assert relative_error(streamed(decode, z, chunks, tile), expected) < EXACT
 
 
+@pytest.mark.parametrize("name", CHUNKS)
 @pytest.mark.parametrize("tile", [2, 7, 64])
 @torch.inference_mode()
-def test_encode_over_tiles_and_chunks_is_the_whole_run(wan, tile):
-    encode = wan.double().encode_chunk
+def test_encode_over_tiles_and_chunks_is_the_whole_run(name, tile):
+    encode = network(name).encode_chunk
     x = torch.rand(1, 3, 9, 40, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    expected = whole(encode, x, (1, 8))
-    for chunks in ((1, 8), (1, 4, 4)):
+    cut = ((1, 8), (1, 4, 4)) if name == "wan" else ((9,), (5, 4))
+    for chunks in cut:
+        expected = whole(encode, x, cut[0] if name == "wan" else chunks)
         assert relative_error(streamed(encode, x, chunks, tile), expected) < EXACT
 
 
+@pytest.mark.parametrize("name", CHUNKS)
 @torch.inference_mode()
-def test_in_float32_too(wan):
-    decode, z = wan.float().decode_chunk, latents(6, 5, torch.float32)
-    assert relative_error(streamed(decode, z, (1, 1, 2), 16), whole(decode, z, (1, 3))) < EQUAL
+def test_in_float32_too(name):
+    decode, z = network(name, torch.float32).decode_chunk, latents(6, 5, torch.float32)
+    chunks = CHUNKS[name][1]
+    assert relative_error(streamed(decode, z, chunks, 16), whole(decode, z, chunks)) < EQUAL
 
 
+@pytest.mark.parametrize("name", CHUNKS)
 @torch.inference_mode()
-def test_a_forgotten_cache_shows(wan):
+def test_a_forgotten_cache_shows(name):
     """The tests above would not notice a cache that is never read, if it did not matter."""
-    decode, z = wan.double().decode_chunk, latents(6, 5, torch.float64)
-    apart = torch.cat([whole(decode, z[:, :, :1], (1,)), whole(decode, z[:, :, 1:], (1, 2))], dim=2)
-    together = whole(decode, z, (1, 3))
-    assert relative_error(apart[:, :, :5], together[:, :, :5]) > 0.01
+    decode, z = network(name).decode_chunk, latents(6, 5)
+    chunks = CHUNKS[name][0]
+    together = whole(decode, z, chunks)
+    after = whole(decode, z[:, :, chunks[0] :], (1, 2) if name == "wan" else (2,))
+    assert relative_error(after[:, :, :4], together[:, :, -after.shape[2] :][:, :, :4]) > 0.01

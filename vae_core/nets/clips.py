@@ -16,22 +16,30 @@ from torch import Tensor, nn
 
 from ..geometry import Region, Span, Window, convolution_window, slices
 from .layers import Pads, cast, pad, padded_elements, split_pads, wide
-from .passes import OnTile, Op, Place, Shape, Source, Tile
+from .passes import Field, OnTile, Op, Place, Shape, Source, Tile
 
 
 class CausalConv3d(nn.Conv3d, Op):
     """A convolution that looks back in time: at the frames that entered it in the chunk before, at zeros before the first chunk.
 
-    Zeros around each frame. With a stride in time it begins with the second chunk, and looks back at one frame.
+    Zeros around each frame. With a stride in time it begins with the second chunk, and looks back at one frame. With
+    `repeats_first`, the first frame that there is stands for those before the first chunk, in place of zeros.
     """
 
     strided = False
 
-    def __init__(self, c_in: int, c_out: int, kernel: int | tuple[int, int, int], stride_t: int = 1):
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: int | tuple[int, int, int],
+        stride_t: int = 1,
+        repeats_first: bool = False,
+    ):
         t, h, w = (kernel,) * 3 if isinstance(kernel, int) else kernel
         super().__init__(c_in, c_out, (t, h, w), (stride_t, 1, 1))
         self.pads: Pads = ((t - stride_t, 0), (h // 2, h // 2), (w // 2, w // 2))
-        self.reach = t - stride_t
+        self.reach, self.repeats_first = t - stride_t, repeats_first
         self.pixelwise = t == h == w == 1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,9 +55,12 @@ class CausalConv3d(nn.Conv3d, Op):
 
     @property
     def geometry(self) -> Hashable:
-        return self.name, self.in_channels, self.out_channels, self.kernel_size, self.stride
+        return self.name, self.in_channels, self.out_channels, self.kernel_size, self.stride, self.repeats_first
 
     def _convolve(self, x: Tensor, missing: Pads, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.repeats_first and missing[0][0]:
+            x = torch.cat([x[:, :, :1]] * missing[0][0] + [x], dim=2)
+            missing = ((0, missing[0][1]), *missing[1:])
         own, rest = split_pads(missing)
         return F.conv3d(pad(x, rest), weight, bias, self.stride, own)
 
@@ -86,7 +97,7 @@ class CausalConv3d(nn.Conv3d, Op):
         # Earlier frames in front of a tile make a copy of it, and zeros at an uneven border another one.
         missing = place.missing
         behind = prod(read[:2]) * (read[2] + missing[0][0]) * prod(read[3:]) if missing[0][0] else 0
-        return behind + padded_elements(read, missing)
+        return behind * (2 if self.repeats_first else 1) + padded_elements(read, missing)
 
 
 def _write_last(keep: Tensor, first: int, tile: Tile, place: Place) -> None:
@@ -155,3 +166,149 @@ class FramesFromChannels(Op):
 
 
 frames_from_channels = FramesFromChannels()
+
+
+class RepeatedFrames(Op):
+    """Every frame twice, `b c t h w` → `b c 2t h w`; of an odd number of frames the first one once."""
+
+    pixelwise = False
+
+    def of(self, x: Tensor) -> Tensor:
+        return x[:, :, _frames(_doubled(x.shape[2], Span(0, self.out_shape(x.shape)[2])), x)]
+
+    def bind(self, source: Source) -> OnTile:
+        def on_tile(tile: Tile, place: Place) -> Tensor:
+            t = place.windows[0].span
+            whole = source.entering_shape[2]
+            return tile.data[:, :, _frames([i - t.start for i in _doubled(whole, place.region[0])], tile.data)]
+
+        return on_tile
+
+    def out_shape(self, shape: Shape) -> Shape:
+        b, c, t, h, w = shape
+        return b, c, 2 * t - t % 2, h, w
+
+    def window(self, axis: int, out: Region, sizes: Sequence[int]) -> Window:
+        if axis:
+            return Window(out[axis])
+        frames = _doubled(sizes[0], out[0])
+        return Window(Span(frames[0], frames[-1] + 1))
+
+
+class HalvedFrames(Op):
+    """The mean of every two frames, `b c t h w` → `b c t/2 h w`; of an odd number of frames the first one stays as it is."""
+
+    pixelwise = False
+
+    def of(self, x: Tensor) -> Tensor:
+        odd = x.shape[2] % 2
+        return self._halved(x, odd) if x.shape[2] > 1 else x
+
+    def _halved(self, x: Tensor, alone: int) -> Tensor:
+        """`alone` frames in front that stay as they are."""
+        pairs = x[:, :, alone:].unflatten(2, (-1, 2)).mean(3)
+        return torch.cat([x[:, :, :alone], pairs], dim=2) if alone else pairs
+
+    def bind(self, source: Source) -> OnTile:
+        def on_tile(tile: Tile, place: Place) -> Tensor:
+            alone = int(source.entering_shape[2] % 2 == 1 and place.region[0].start == 0)
+            return self._halved(tile.data, alone) if tile.data.shape[2] > alone else tile.data.clone()
+
+        return on_tile
+
+    def out_shape(self, shape: Shape) -> Shape:
+        b, c, t, h, w = shape
+        return b, c, (t + 1) // 2, h, w
+
+    def window(self, axis: int, out: Region, sizes: Sequence[int]) -> Window:
+        if axis:
+            return Window(out[axis])
+        odd = sizes[0] % 2
+        return Window(Span(max(2 * out[0].start - odd, 0), 2 * out[0].stop - odd))
+
+
+class Conditioned(Op):
+    """`x · by(z) + plus(z)`, where `by` and `plus` are pointwise and z, coarser than x, is enlarged to it by repeating cells.
+
+    Of an odd number of frames, more than one, the first frame of x goes with that of z, and the others with the others.
+    """
+
+    def __init__(self, z: Field, by: CausalConv3d, plus: CausalConv3d):
+        self.z, self.by, self.plus = z, by, plus
+
+    def of(self, x: Tensor) -> Tensor:
+        z = self.z.data  # type: ignore[attr-defined]
+        return self._conditioned(x, z, x.shape[2:], tuple(Span(0, n) for n in x.shape[2:]), self.by, self.plus)
+
+    def bind(self, source: Source) -> OnTile:
+        z, by, plus = source.everything(self.z), self.by.at(source.dtype), self.plus.at(source.dtype)
+
+        def on_tile(tile: Tile, place: Place) -> Tensor:
+            one = z[tile.image : tile.image + 1]
+            return self._conditioned(tile.data, one, source.entering_shape[2:], place.region, by, plus)
+
+        return on_tile
+
+    def _conditioned(
+        self,
+        x: Tensor,
+        z: Tensor,
+        sizes: Sequence[int],
+        region: Region,
+        by: Callable[[Tensor], Tensor],
+        plus: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """`region` is where x lies in a Field of `sizes`."""
+        t, h, w = (_cells(i, span, n, m) for i, (span, n, m) in enumerate(zip(region, sizes, z.shape[2:], strict=True)))
+        near = z[:, :, t.start : t.stop, h.start : h.stop, w.start : w.stop]
+        made = x * _enlarged(by(near), region, sizes, z.shape[2:])
+        return made.add_(_enlarged(plus(near), region, sizes, z.shape[2:]))
+
+    def reads_all(self) -> tuple[Field, ...]:
+        return (self.z,)
+
+    def flops(self, read: Shape, made: Shape) -> int:
+        # Pointwise over the few cells of z: next to nothing, and no product over axes.
+        return 0
+
+    @property
+    def geometry(self) -> Hashable:
+        return self.name, self.by.geometry, tuple(self.z.shape)
+
+    def scratch(self, read: Shape, made: Shape, place: Place) -> int:
+        return 3 * prod(made)
+
+
+def _doubled(count: int, out: Span) -> list[int]:
+    """For each frame of `out`, which of `count` frames it repeats."""
+    odd = count % 2
+    return [(i + odd) // 2 for i in range(out.start, out.stop)]
+
+
+def _frames(indices: Sequence[int], like: Tensor) -> Tensor:
+    return torch.tensor(indices, device=like.device)
+
+
+def _cell(axis: int, i: int, size: int, coarse: int) -> int:
+    """Which of `coarse` cells stands for cell i of `size`, by nearest neighbour."""
+    if axis == 0 and size > 1 and size % 2:
+        return 0 if i == 0 else 1 + (i - 1) * (coarse - 1) // (size - 1)
+    return i * coarse // size
+
+
+def _cells(axis: int, span: Span, size: int, coarse: int) -> Span:
+    return Span(_cell(axis, span.start, size, coarse), _cell(axis, span.stop - 1, size, coarse) + 1)
+
+
+def _enlarged(x: Tensor, region: Region, sizes: Sequence[int], coarse: Sequence[int]) -> Tensor:
+    """Cells that stand for a region, each repeated for all the cells that it stands for."""
+    for axis, (span, size, count) in enumerate(zip(region, sizes, coarse, strict=True)):
+        first = _cell(axis, span.start, size, count)
+        indices = [_cell(axis, i, size, count) - first for i in range(span.start, span.stop)]
+        if indices != list(range(x.shape[2 + axis])):
+            x = x.index_select(2 + axis, torch.tensor(indices, device=x.device))
+    return x
+
+
+repeated_frames = RepeatedFrames()
+halved_frames = HalvedFrames()

@@ -73,6 +73,11 @@ class Source(Protocol):
         """In which the pass computes; wider than the weights' where theirs overflowed."""
         ...
 
+    @property
+    def entering_shape(self) -> Shape:
+        """Of the whole Field that enters the pass."""
+        ...
+
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and population variance per image and channel (`b c`) of the Field that enters the pass."""
         ...

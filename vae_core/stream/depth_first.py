@@ -16,7 +16,7 @@ from torch import Tensor
 from ..device import ran_out_of, release
 from ..errors import BudgetError
 from ..geometry import Region, Span, cells, cut_again, grid, slices
-from ..nets.passes import Field, OnTile, Op, Tile
+from ..nets.passes import Field, OnTile, Op, Shape, Tile
 from ..nets.trace import Trace, TracedField, TracedPass
 from .journal import Journal
 from .progress import Finished, OnProgress, Progress
@@ -31,6 +31,10 @@ class _Source:
     def __init__(self, dtype: torch.dtype):
         self.dtype = dtype
         self.patches: dict[int, tuple[Tensor, Region]] = {}
+
+    @property
+    def entering_shape(self) -> Shape:
+        raise AssertionError("no pass that runs depth first asks for it")
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         raise AssertionError("a network that normalises cannot run depth first")

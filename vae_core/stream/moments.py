@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -14,6 +16,13 @@ class Merged(NamedTuple):
     count: int
     mean: Tensor
     m2: Tensor
+
+
+def _merge(a: Merged, b: Merged) -> Merged:
+    total = a.count + b.count
+    delta = b.mean - a.mean
+    m2 = a.m2 + b.m2 + delta.square() * (a.count * b.count / total)
+    return Merged(total, a.mean + delta * (b.count / total), m2)
 
 
 class Moments:
@@ -30,17 +39,20 @@ class Moments:
 
     def merged(self, image: int, tile: Tensor) -> Merged:
         """The moments with a tile `1 c …` of one image; nothing is changed before `self.images[image]` is set to them."""
-        before, n = self.images[image], tile[0, 0].numel()
+        n = tile[0, 0].numel()
         mean, var = self._of_tile(tile)
-        total = before.count + n
-        delta = mean - before.mean
-        m2 = before.m2 + var * n + delta.square() * (before.count * n / total)
-        return Merged(total, before.mean + delta * (n / total), m2)
+        return _merge(self.images[image], Merged(n, mean, var * n))
 
     def _of_tile(self, tile: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and population variance per channel, in one read of the tile and without a wider copy of it."""
         unused = torch.zeros(2, tile.shape[1], dtype=self.dtype, device=tile.device)
         return torch.batch_norm_update_stats(tile, unused[0], unused[1], 0.0)
+
+    def joined(self, batch: int) -> Moments:
+        """Of clips whose frames these images are, `(b t) → b`."""
+        joined, frames = copy(self), len(self.images) // batch
+        joined.images = [reduce(_merge, self.images[i * frames : (i + 1) * frames]) for i in range(batch)]
+        return joined
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and population variance, `b c` each, on the device that computed them."""

@@ -64,7 +64,8 @@ class StreamField:
         return FieldView(self, lambda data: data.transpose(1, 2).flatten(0, 1))
 
     def clip(self, batch: int) -> StreamField:
-        return FieldView(self, lambda data: data.unflatten(0, (batch, -1)).transpose(1, 2))
+        moments = None if self.moments is None else self.moments.joined(batch)
+        return FieldView(self, lambda data: data.unflatten(0, (batch, -1)).transpose(1, 2), moments)
 
     def whole(self, function: Callable[[Tensor], Tensor]) -> StreamField:
         return self.run.whole(self, function)
@@ -82,8 +83,8 @@ class StreamField:
 class FieldView(StreamField):
     """Another look at a Field's memory, which stays that Field's: it goes when the Field goes."""
 
-    def __init__(self, of: StreamField, view: Callable[[Tensor], Tensor]):
-        self.run, self.index, self.home, self.moments, self.tokens = of.run, of.index, of.home, of.moments, of.tokens
+    def __init__(self, of: StreamField, view: Callable[[Tensor], Tensor], moments: Moments | None = None):
+        self.run, self.index, self.home, self.moments, self.tokens = of.run, of.index, of.home, moments, of.tokens
         self.of, self.view, self.shape = of, view, tuple(view(of.all).shape)
 
     @property
@@ -151,6 +152,10 @@ class _Source:
         self.entering, self.device, self.dtype = work.x, run.device, run.dtype
         self.carry, self.lengths = run.carry, dict(zip(work.chain.ops, (s[2] for s in work.stages), strict=False))
         self.parts: dict[int, Tensor] = {}
+
+    @property
+    def entering_shape(self) -> Shape:
+        return self.entering.shape
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         assert self.entering.moments is not None, "the plan kept no statistics of a Field that is normalised"

@@ -139,7 +139,9 @@ def _encoded_by_core(core: Any, image: Tensor, mask: Tensor | None, asked: Asked
         samples = core.encode_tiled(image, tile_x=how.tile, tile_y=how.tile, overlap=how.overlap or 0, **times)
     else:
         samples = core.encode(image)
-    latent = {"samples": samples} if mask is None else {"samples": samples, "noise_mask": mask[:, None]}
+    latent = {"samples": samples}
+    if mask is not None:
+        latent["noise_mask"] = mask.reshape(-1, 1, *mask.shape[-2:])
     told = _told_of_core(core, _job("encode", image), started, tiled, why, asked)
     return {"ui": {summary.KEY: [told]}, "result": (latent,)}
 

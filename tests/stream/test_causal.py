@@ -9,7 +9,9 @@ from tiny_nets import relative_error
 from torch import Tensor
 
 from vae_core.nets.cogvideox import AutoencoderKLCogVideoXConfig, CogVideoXNetwork
+from vae_core.nets.trace import trace
 from vae_core.nets.wan import AutoencoderKLWanConfig, WanNetwork
+from vae_core.plan import Case, Planner
 
 EXACT = 1e-12
 """Relative, float64."""
@@ -56,6 +58,16 @@ def test_encode_over_tiles_and_chunks_is_the_whole_run(name, tile):
     for chunks in cut:
         expected = whole(encode, x, cut[0] if name == "wan" else chunks)
         assert relative_error(streamed(encode, x, chunks, tile), expected) < EXACT
+
+
+@pytest.mark.parametrize("name", CHUNKS)
+def test_a_plan_counts_the_operations_of_every_frame(name):
+    """In one tile, as many as the whole run; in several, no fewer."""
+    net = network(name)
+    traced = trace(lambda z: net.decode_chunk(z, name == "cogvideox"), (1, 4, 2, 6, 5))
+    planner = Planner(Case(traced, itemsize=8))
+    assert planner.plan(None, tile=4096).operations == traced.operations
+    assert planner.plan(None, tile=8).operations >= traced.operations
 
 
 @pytest.mark.parametrize("name", CHUNKS)

@@ -191,12 +191,14 @@ class Streamable:
             staged=self.apart,
             kept=sum(self._elements(f) for f in p.reads_all if self._reading(held[f]).copied) * self.itemsize,
         )
+        # The frames of a clip that a pass sees as a batch of pictures; else one.
+        pictures = p.shape[0]
         moved = dict.fromkeys(HOMES, 0)
-        moved[held[p.enters].home] += tiling.window_elements * held[p.enters].itemsize
+        moved[held[p.enters].home] += pictures * tiling.window_elements * held[p.enters].itemsize
         for f in p.others:
             moved[held[f].home] += self._elements(f) * held[f].itemsize
         moved[home] += prod(p.shape) * self.itemsize
-        return self._weighed(tile, need, tiling.operations, tiling.tiles, moved)
+        return self._weighed(tile, need, pictures * tiling.operations, pictures * tiling.tiles, moved)
 
     def _foreign(self, p: TracedPass, enters: Live, home: Home) -> Option:
         """A function that sees everything: its result, and what it read if that came from elsewhere."""

@@ -75,6 +75,16 @@ def test_the_published_configuration_is_the_default():
     }
 
 
+@pytest.mark.slow
+@torch.no_grad()
+def test_full_size_equals_diffusers():
+    ours, theirs = twins()
+    z = torch.randn(1, 16, 3, 6, 6)
+    pixels = theirs.decode(z).sample
+    assert relative_error(whole(ours.decode_chunk, z, (3,)), pixels) < EQUAL
+    assert relative_error(whole(ours.encode_chunk, pixels, (9,)), theirs.encode(pixels).latent_dist.parameters) < EQUAL
+
+
 def test_clips_are_cut_as_the_weights_were_trained():
     assert chunks(49, 8) == [9, 8, 8, 8, 8, 8] and chunks(13, 2) == [3, 2, 2, 2, 2, 2]
     assert chunks(1, 8) == [1] and chunks(8, 8) == [8] and chunks(5, 2) == [3, 2]

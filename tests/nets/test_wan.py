@@ -76,6 +76,18 @@ def test_the_published_configuration_is_the_default():
     assert list(LATENTS_MEAN) == reference.config.latents_mean and list(LATENTS_STD) == reference.config.latents_std
 
 
+@pytest.mark.slow
+@torch.no_grad()
+def test_full_size_equals_diffusers():
+    ours, theirs = twins({})
+    z = torch.randn(1, 16, 2, 6, 6)
+    pixels = theirs.decode(z).sample
+    assert relative_error(whole(ours.decode_chunk, z, (1, 1)).clamp(-1, 1), pixels) < EQUAL
+    assert (
+        relative_error(whole(ours.encode_chunk, pixels, (1, 4)), theirs.encode(pixels).latent_dist.parameters) < EQUAL
+    )
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"z_dim": 8}, {"dim_mult": ()}, {"base_dim": 0}, {"temperal_downsample": (True,)}, {"latents_mean": (0.0,)}],

@@ -252,7 +252,9 @@ def broken(folder: Path) -> dict[str, Path]:
     for name in ("clip.mp4", "clip.gif", "clip.webp"):
         write(folder / name, clip)
         content = (folder / name).read_bytes()
-        contents[f"half.{name}"], contents[f"head.{name}"] = content[: len(content) // 2], content[:60]
+        contents[f"head.{name}"] = content[:60]
+        if name != "clip.gif":  # cut between two frames, it is a whole GIF of fewer frames to most readers
+            contents[f"half.{name}"] = content[: len(content) // 2]
     content = (folder / "clip.mp4").read_bytes()
     contents["zeros.mp4"] = content[:100] + bytes(len(content) - 100)
     for name, content in contents.items():
@@ -265,7 +267,7 @@ def broken(folder: Path) -> dict[str, Path]:
 
 def test_broken_files_are_named_in_one_sentence(tmp_path):
     files = broken(tmp_path)
-    assert len(files) == 12
+    assert len(files) == 11
     for path in files.values():
         with pytest.raises(InputError) as caught:
             read(path)

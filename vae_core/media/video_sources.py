@@ -3,6 +3,8 @@
 with open_source("clip.mp4") as source:
     while (frames := source.read(8)) is not None:       # c t h w in [-1, 1], at most 8 frames
         ...
+
+A GIF or WebM that was cut off may read as a shorter clip: nothing in it says how long it was.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from ..vae_core import VAE, CheckpointError, Plan, Report
+from ..vae_core import VAE, CheckpointError, Plan
 from ..vae_core.checkpoint import Checkpoint, assign, open_state_dict
 from ..vae_core.errors import BudgetError
 from ..vae_core.execution import Direction, How
@@ -147,10 +147,6 @@ class Hosted:
         if fit == "pad" and (size[0] % multiple[0] or size[1] % multiple[1]):
             latent[SIZE_KEY] = size
         return latent
-
-    @property
-    def report(self) -> Report | None:
-        return self.vae.last_report
 
     def _make_room(self, direction: Direction, width: int, height: int, images: int, how: How, patcher: Any) -> None:
         if patcher is not None:

@@ -27,8 +27,6 @@ from .config import Config, require, require_positive_ints
 from .layers import Conv2d, UpsampleConv2d, plus, silu
 from .passes import Field, Op
 
-FRAMES_PER_LATENT = 4
-
 # Source: diffusers 0.42, AutoencoderKLWan; the same numbers stand in Wan2.1's wan/modules/vae.py.
 LATENTS_MEAN = (
     *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
+# The networks under test are tiny: one thread is faster than two that wait for each other, and nothing depends on the machine.
+# In the environment as well, before torch is there: a thread that a test starts would else begin with as many as there are cores.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 from hypothesis import settings
 
-# The networks under test are tiny: one thread is faster than two that wait for each other, and nothing depends on the machine.
 torch.set_num_threads(1)
 
 # No test is timed: machines differ, and busy ones are slow.

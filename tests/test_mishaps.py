@@ -163,16 +163,17 @@ def test_other_errors_pass_through() -> None:
 # --- values that are not finite ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("how", [{"tile": 30}, {}], ids=str)
 @pytest.mark.parametrize("name", ["sdxl", "taesd"])
-def test_a_nan_that_comes_up_once(name: str, how: dict[str, Any]) -> None:
+def test_a_nan_that_comes_up_once(name: str, how: dict[str, Any], value: float) -> None:
     """In the result of each convolution, linear map and attention in turn, in half precision: repaired."""
     half = tiny_vae(name, torch.float16)
     z = latents(half, 3, 4)
     expected = half.decode(z, **how)
     number = 0
     while True:
-        with PlantedNaN(number) as planted:
+        with PlantedNaN(number, value) as planted:
             made = half.decode(z, **how)
         if not planted.planted:
             break

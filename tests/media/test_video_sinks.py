@@ -183,7 +183,8 @@ def test_chunks_do_not_matter(tmp_path, name):
     for chunk in (1, 4, 9):
         folder = tmp_path / str(chunk)
         folder.mkdir()
-        write(folder / name, frames, chunk=chunk)
+        # x264's AVX-512 code is not the same twice with losses: asked for none, what is read back is.
+        write(folder / name, frames, chunk=chunk, **({"crf": 0} if name.endswith(".mp4") else {}))
         files.append(np.load(folder / name) if name.endswith(".npy") else read(folder / name).numpy())
     assert np.array_equal(files[0], files[1]) and np.array_equal(files[0], files[2])
 

@@ -60,11 +60,11 @@ class LittleMemory(Meter):
 
 
 class PlantedNaN(TorchDispatchMode):
-    """The first element of what the `number`-th convolution, linear map or attention returns becomes NaN, once."""
+    """The first element of what the `number`-th convolution, linear map or attention returns becomes NaN, or `value`, once."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, value: float = float("nan")) -> None:
         super().__init__()
-        self.left, self.planted = number, False
+        self.left, self.value, self.planted = number, value, False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -72,7 +72,7 @@ class PlantedNaN(TorchDispatchMode):
         if "conv" in name or "linear" in name or "addmm" in name or "attention" in name:
             if self.left == 0:
                 leaf = tree_leaves(result)[0]
-                leaf[(0,) * leaf.ndim] = float("nan")
+                leaf[(0,) * leaf.ndim] = self.value
                 self.planted = True
             self.left -= 1
         return result

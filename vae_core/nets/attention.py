@@ -58,6 +58,11 @@ class LinearPart(Op):
     def of(self, x: Tensor) -> Tensor:
         return untokens(F.linear(tokens(x), *self._part()), like=x)
 
+    def literal(self, x: Tensor) -> Tensor:
+        convolves = isinstance(self.fused, nn.Conv2d)
+        made = tokens(self.fused(x)).contiguous() if convolves else self.fused(tokens(x))
+        return untokens(made.chunk(self.parts, dim=2)[self.index], like=x)
+
     def _part(self) -> tuple[Tensor, Tensor]:
         weight, bias = self.fused.weight.flatten(1), self.fused.bias
         assert bias is not None
@@ -149,14 +154,19 @@ class Attend(Op):
 
     def of(self, x: Tensor) -> Tensor:
         q, k, v = tokens(x), tokens(self.keys.data), tokens(self.values.data)  # type: ignore[attr-defined]
-        return untokens(self.processor.attend(q, k, v), like=x)
+        made = self.processor.attend(q, k, v)
+        if not torch.is_grad_enabled():
+            made.add_(_tainted(q, -1)).add_(_tainted(k, (1, 2)))
+        return untokens(made, like=x)
 
     def bind(self, source: Source) -> OnTile:
         k, v = tokens(source.everything(self.keys)), tokens(source.everything(self.values))
+        bad_keys = _tainted(k, (1, 2))
 
         def on_tile(tile: Tile, place: Place) -> Tensor:
-            one = slice(tile.image, tile.image + 1)
-            return untokens(self.processor.attend(tokens(tile.data), k[one], v[one]), like=tile.data)
+            one, q = slice(tile.image, tile.image + 1), tokens(tile.data)
+            made = self.processor.attend(q, k[one], v[one])
+            return untokens(made.add_(_tainted(q, -1)).add_(bad_keys[one]), like=tile.data)
 
         return on_tile
 
@@ -172,7 +182,17 @@ class Attend(Op):
         return self.name, tuple(self.keys.shape), type(self.processor)
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
-        return self.processor.scratch(read[1], prod(read[2:]), prod(self.keys.shape[2:]))
+        queries = prod(read[2:])
+        return max(self.processor.scratch(read[1], queries, prod(self.keys.shape[2:])), 3 * queries)  # `_tainted`
+
+
+def _tainted(x: Tensor, axes: int | tuple[int, ...]) -> Tensor:
+    """`x` reduced to size 1 along `axes`: 0, or NaN where something is not finite.
+
+    torch 2.13's fused attention on CPUs gives zeros for a query of NaN or infinity, and passes over an infinite key: added to its
+    result, this keeps what has overflowed from going unseen.
+    """
+    return (x.amax(axes, keepdim=True) * 0).add_(x.amin(axes, keepdim=True) * 0)
 
 
 class Residual(Plus):

@@ -1,9 +1,10 @@
-"""A pack for the tests: a node that keeps an IMAGE as it is, where SaveImage would round it to 8 bits; and one that treats a VAE as
-newer ComfyUIs' SelectVAEDevice does."""
+"""A pack for the tests: a node that keeps an IMAGE as it is, where SaveImage would round it to 8 bits; one that keeps all tensors
+in a CONDITIONING or a LATENT; and one that treats a VAE as newer ComfyUIs' SelectVAEDevice does."""
 
 import copy
 
 import folder_paths
+import torch
 from safetensors.torch import save_file
 
 
@@ -15,12 +16,18 @@ class ProbeKeep:
         return {"required": {"images": ("IMAGE",)}, "hidden": {"node_id": "UNIQUE_ID"}}
 
     def keep(self, images, node_id):
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            "kept", folder_paths.get_output_directory()
-        )
-        file = f"{name}_{counter:05}_{node_id}.safetensors"
-        save_file({"images": images.contiguous()}, f"{folder}/{file}")
-        return {"ui": {"kept": [{"filename": file, "subfolder": subfolder, "type": "output"}]}}
+        return kept({"images": images}, node_id)
+
+
+class ProbeTensors:
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "probe", "keep", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": ("*",)}, "hidden": {"node_id": "UNIQUE_ID"}}
+
+    def keep(self, value, node_id):
+        return kept(dict(tensors_in(value)), node_id)
 
 
 class ProbeCopyVAE:
@@ -36,4 +43,20 @@ class ProbeCopyVAE:
         return (vae,)
 
 
-NODE_CLASS_MAPPINGS = {"ProbeKeep": ProbeKeep, "ProbeCopyVAE": ProbeCopyVAE}
+def kept(tensors, node_id):
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path("kept", folder_paths.get_output_directory())
+    file = f"{name}_{counter:05}_{node_id}.safetensors"
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, f"{folder}/{file}")
+    return {"ui": {"kept": [{"filename": file, "subfolder": subfolder, "type": "output"}]}}
+
+
+def tensors_in(value, name=""):
+    """(name, tensor) of all that lies in nested dicts, lists and tuples; the name is the way there, with dots."""
+    if torch.is_tensor(value):
+        yield name, value
+    elif isinstance(value, dict | list | tuple):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from tensors_in(part, f"{name}.{key}")
+
+
+NODE_CLASS_MAPPINGS = {"ProbeKeep": ProbeKeep, "ProbeTensors": ProbeTensors, "ProbeCopyVAE": ProbeCopyVAE}

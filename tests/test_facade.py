@@ -185,7 +185,7 @@ def test_latents_that_do_not_fit(kind: str) -> None:
 
 
 def test_latents_of_another_model_are_recognised() -> None:
-    sixteen = "Stable Diffusion 3 and 3.5, FLUX.1, Wan 2.1, Qwen-Image, HunyuanVideo or CogVideoX"
+    sixteen = "Stable Diffusion 3 and 3.5, FLUX.1, Wan 2.1, Qwen-Image, CogVideoX or HunyuanVideo"
     for channels, whose in ((16, sixteen), (12, "Mochi"), (128, "FLUX.2 or LTX-Video")):
         for frames in ((), (5,)):
             with pytest.raises(vae_core.InputError, match=rf"has {channels}, as latents of {whose}: load the VAE"):

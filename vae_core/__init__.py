@@ -4,7 +4,8 @@
     vae = vae_core.load("sdxl_vae.safetensors")
     pixels = vae.decode(latents, memory_limit="2GiB")     # raw latents b z h w -> pixels b 3 h w in [-1, 1]
 
-`AutoencoderKL`, `AutoencoderKLFlux2` and `AutoencoderTiny` have the API that diffusers documents for them.
+`AutoencoderKL`, `AutoencoderKLFlux2`, `AutoencoderTiny`, and for clips `AutoencoderKLCogVideoX`, `AutoencoderKLWan` and
+`AutoencoderKLQwenImage` have the API that diffusers documents for them.
 """
 
 from .errors import (
@@ -18,7 +19,14 @@ from .errors import (
     StateDictError,
     UnknownModelError,
 )
-from .models import AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny
+from .models import (
+    AutoencoderKL,
+    AutoencoderKLCogVideoX,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
+    AutoencoderKLWan,
+    AutoencoderTiny,
+)
 from .nets.posterior import AutoencoderKLOutput, AutoencoderTinyOutput, DecoderOutput, DiagonalGaussianDistribution
 from .plan import Plan
 from .report import Report
@@ -32,8 +40,11 @@ __all__ = [
     "VAE",
     "VARIANTS",
     "AutoencoderKL",
+    "AutoencoderKLCogVideoX",
     "AutoencoderKLFlux2",
     "AutoencoderKLOutput",
+    "AutoencoderKLQwenImage",
+    "AutoencoderKLWan",
     "AutoencoderTiny",
     "AutoencoderTinyOutput",
     "BudgetError",

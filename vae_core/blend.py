@@ -1,7 +1,7 @@
 """Classic overlap-and-blend: the whole network on overlapping tiles, cross-faded. Approximate, and bit-compatible with diffusers.
 
 Here for whoever asks for it (`enable_tiling`, `mode="blend"`); the exact runs of stream/ are what this library is for.
-The schemes, rounding included, are those of diffusers 0.42, autoencoder_kl.py and autoencoder_tiny.py.
+The schemes, rounding included, are those of diffusers 0.42: autoencoder_kl.py, autoencoder_kl_wan.py and autoencoder_tiny.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from math import ceil
 import torch
 from torch import Tensor
 
+from .errors import InputError
+
 OnTile = Callable[[Tensor], Tensor]
 AfterTile = Callable[[int, int], None]
 Share = float | Fraction
@@ -21,7 +23,7 @@ Share = float | Fraction
 
 
 @dataclass(frozen=True)
-class FactorScheme:
+class GridScheme:
     """Tiles of `tile` input cells every `stride`; results overlap by `extent` output cells, `limit` of each are kept."""
 
     tile: tuple[int, int]
@@ -29,8 +31,15 @@ class FactorScheme:
     extent: tuple[int, int]
     limit: tuple[int, int]
 
+    def __post_init__(self) -> None:
+        if min(self.stride) < 1:
+            raise InputError(
+                f"tiles of {self.tile[0]}×{self.tile[1]} cells overlap so far that the next begins where the last one did; "
+                "choose larger tiles or less overlap"
+            )
+
     @classmethod
-    def of(cls, tile_in: tuple[int, int], tile_out: tuple[int, int], overlap: tuple[Share, Share]) -> FactorScheme:
+    def by_factor(cls, tile_in: tuple[int, int], tile_out: tuple[int, int], overlap: tuple[Share, Share]) -> GridScheme:
         """From the sizes (h, w) of a tile before and after the network, and the overlap as a share of it."""
         extent = (int(tile_out[0] * overlap[0]), int(tile_out[1] * overlap[1]))
         return cls(
@@ -40,9 +49,21 @@ class FactorScheme:
             limit=(tile_out[0] - extent[0], tile_out[1] - extent[1]),
         )
 
+    @classmethod
+    def by_stride(
+        cls,
+        tile_in: tuple[int, int],
+        stride_in: tuple[int, int],
+        tile_out: tuple[int, int],
+        stride_out: tuple[int, int],
+    ) -> GridScheme:
+        """From the sizes (h, w) of a tile and of the step to the next, before and after the network."""
+        extent = (tile_out[0] - stride_out[0], tile_out[1] - stride_out[1])
+        return cls(tile_in, stride_in, extent, limit=stride_out)
 
-def blend_by_factor(x: Tensor, network: OnTile, scheme: FactorScheme, after: AfterTile | None = None) -> Tensor:
-    """`network` on the tiles of `x` (`b c h w`), each blended into the one above and then the one to the left.
+
+def blend_on_grid(x: Tensor, network: OnTile, scheme: GridScheme, after: AfterTile | None = None) -> Tensor:
+    """`network` on the tiles of `x` (`b c h w` or `b c t h w`), each blended into the one above and then the one to the left.
 
     `after(done, tiles)` is called after each tile.
     """
@@ -69,7 +90,7 @@ def blend_by_factor(x: Tensor, network: OnTile, scheme: FactorScheme, after: Aft
 def _fade(a: Tensor, b: Tensor, extent: int, axis: int) -> None:
     """Cross-fades the start of `b` from the end of `a`, in place."""
     extent = min(a.shape[axis], b.shape[axis], extent)
-    if extent == 0:
+    if extent <= 0:
         return
     ramp = torch.arange(extent, dtype=torch.float64, device=b.device) / extent
     shape = [1] * b.ndim

@@ -15,6 +15,12 @@ import torch
 KL = "AutoencoderKL"
 KL_FLUX2 = "AutoencoderKLFlux2"
 TINY = "AutoencoderTiny"
+WAN = "AutoencoderKLWan"
+QWEN = "AutoencoderKLQwenImage"
+COGVIDEOX = "AutoencoderKLCogVideoX"
+
+CLIPS = frozenset({WAN, QWEN, COGVIDEOX})
+"""Causal video networks: pixels `b c t h w`, the first frame with a latent of its own."""
 
 
 class Scale(NamedTuple):
@@ -38,7 +44,7 @@ class Variant:
     title: str
     """For people: "SDXL"."""
     network: str
-    """The class that builds it: `KL`, `KL_FLUX2` or `TINY`."""
+    """The class that builds it: `KL`, `KL_FLUX2`, `TINY`, `WAN`, `QWEN` or `COGVIDEOX`."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """Constructor fields that differ from the class defaults, as published."""
     source: str = ""
@@ -47,6 +53,8 @@ class Variant:
     """False where activations are known to overflow float16."""
     latent_of: str = ""
     """For a tiny network, the variant in whose normalised latent space it speaks."""
+    model: str = ""
+    """The name that its latents go by, where several variants share them: "CogVideoX"; "" for the title."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "config", MappingProxyType(dict(self.config)))
@@ -152,6 +160,46 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
                 "madebyollin/taesd, taef2 files",
                 latent_of="flux2",
             ),
+            Variant("wan21", "Wan 2.1", WAN, {}, "class defaults of AutoencoderKLWan, diffusers 0.42; Wan 2.2 14B too"),
+            Variant(
+                "qwen-image",
+                "Qwen-Image",
+                QWEN,
+                {},
+                "class defaults of AutoencoderKLQwenImage, diffusers 0.42, and vae/config.json of Qwen/Qwen-Image",
+            ),
+            Variant(
+                "qwen-image-layered",
+                "Qwen-Image-Layered",
+                QWEN,
+                {"input_channels": 4},
+                "vae/config.json of Qwen/Qwen-Image-Layered: pixels with alpha",
+                model="Qwen-Image",
+            ),
+            Variant(
+                "cogvideox-2b",
+                "CogVideoX-2B",
+                COGVIDEOX,
+                {"scaling_factor": 1.15258426},
+                "vae/config.json of THUDM/CogVideoX-2b",
+                model="CogVideoX",
+            ),
+            Variant(
+                "cogvideox-5b",
+                "CogVideoX-5B",
+                COGVIDEOX,
+                {"scaling_factor": 0.7},
+                "vae/config.json of THUDM/CogVideoX-5b and -5b-I2V",
+                model="CogVideoX",
+            ),
+            Variant(
+                "cogvideox-1.5",
+                "CogVideoX 1.5",
+                COGVIDEOX,
+                {"scaling_factor": 0.7, "invert_scale_latents": True},
+                "vae/config.json of THUDM/CogVideoX1.5-5B and -5B-I2V",
+                model="CogVideoX",
+            ),
         )
     }
 )
@@ -160,7 +208,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
 OTHER_LATENTS: Mapping[int, tuple[str, ...]] = MappingProxyType(
     {
         12: ("Mochi",),
-        16: ("Wan 2.1", "Qwen-Image", "HunyuanVideo", "CogVideoX"),
+        16: ("HunyuanVideo",),
         32: ("HunyuanVideo 1.5",),
         48: ("Wan 2.2",),
         64: ("HunyuanImage 2.1",),
@@ -171,15 +219,15 @@ OTHER_LATENTS: Mapping[int, tuple[str, ...]] = MappingProxyType(
 
 
 def whose_latent(channels: int) -> tuple[str, ...]:
-    """Titles of the models whose latents have so many channels, raw or as the diffusion model takes them; tiny networks apart."""
-    ours = (row.title for row in VARIANTS.values() if row.network != TINY and channels in _latent_channels(row))
-    return (*ours, *OTHER_LATENTS.get(channels, ()))
+    """Names of the models whose latents have so many channels, raw or as the diffusion model takes them; tiny networks apart."""
+    ours = (row for row in VARIANTS.values() if row.network != TINY and channels in _latent_channels(row))
+    return (*dict.fromkeys(row.model or row.title for row in ours), *OTHER_LATENTS.get(channels, ()))
 
 
 def _latent_channels(variant: Variant) -> tuple[int, ...]:
     if variant.network == KL_FLUX2:
         return 32, 128
-    return (variant.config.get("latent_channels", 4),)
+    return (16,) if variant.network in CLIPS else (variant.config.get("latent_channels", 4),)
 
 
 @dataclass(frozen=True)
@@ -201,29 +249,35 @@ class Spec:
     fp16_safe: bool = True
     latent_of: str = ""
     """For a tiny network, the variant whose normalised latents it takes and gives."""
+    inverts_scale: bool = False
+    """True where the latents of a picture that is to be animated are divided by the scaling factor; CogVideoX 1.5 only."""
 
     @classmethod
     def of(cls, variant: Variant, config: Mapping[str, Any]) -> Spec:
         """From a variant's row and the network's complete configuration (diffusers' field names)."""
         tiny = variant.network == TINY
-        levels = len(config["num_decoder_blocks" if tiny else "block_out_channels"])
-        factor = (config["upsampling_scaling_factor"] if tiny else 2) ** (levels - 1)
         packs = KL_FLUX2 in (variant.network, VARIANTS[variant.latent_of].network if variant.latent_of else "")
         return cls(
             name=variant.name,
             title=variant.title,
             network=variant.network,
-            latent_channels=config["latent_channels"],
-            pixel_channels=config["in_channels"],
-            scale=Scale(1, factor, factor),
-            scaling_factor=1.0 if variant.network == KL_FLUX2 else config["scaling_factor"],
+            latent_channels=_first(config, "latent_channels", "z_dim"),
+            pixel_channels=_first(config, "in_channels", "input_channels"),
+            scale=_scale(variant.network, config),
+            scaling_factor=1.0 if variant.network == KL_FLUX2 else config.get("scaling_factor", 1.0),
             shift_factor=config.get("shift_factor") or 0.0,
             latents_mean=None if tiny else config.get("latents_mean"),
             latents_std=None if tiny else config.get("latents_std"),
             patch=config.get("patch_size", FLUX2_PATCH) if packs else (1, 1),
             fp16_safe=variant.fp16_safe,
             latent_of=variant.latent_of,
+            inverts_scale=config.get("invert_scale_latents", False),
         )
+
+    @property
+    def clip(self) -> bool:
+        """True for a causal video network: pixels and latents have an axis of time, `b c t h w`."""
+        return self.network in CLIPS
 
     @property
     def decode_dtypes(self) -> tuple[torch.dtype, ...]:
@@ -253,6 +307,22 @@ class Spec:
         if self.network == KL_FLUX2:
             return f"z_model = batch_norm(pack {self.patch[0]}×{self.patch[1]}(z)), {self.packed_channels} channels"
         if self.latents_mean is not None:
-            return f"z_model = (z - mean) / std · {self.scaling_factor:g}, per channel"
+            scaled = f" · {self.scaling_factor:g}" if self.scaling_factor != 1 else ""
+            return f"z_model = (z - mean) / std{scaled}, per channel"
         shift = f"(z - {self.shift_factor:g})" if self.shift_factor else "z"
-        return f"z_model = {shift} · {self.scaling_factor:g}"
+        inverted = f"; of a picture to animate, z / {self.scaling_factor:g}" if self.inverts_scale else ""
+        return f"z_model = {shift} · {self.scaling_factor:g}{inverted}"
+
+
+def _first(config: Mapping[str, Any], *names: str) -> Any:
+    return next(config[name] for name in names if config.get(name) is not None)
+
+
+def _scale(network: str, config: Mapping[str, Any]) -> Scale:
+    if network in (WAN, QWEN):
+        halvings = len(config["dim_mult"]) - 1
+        return Scale(2 ** sum(config["temperal_downsample"][:halvings]), 2**halvings, 2**halvings)
+    tiny = network == TINY
+    levels = len(config["num_decoder_blocks" if tiny else "block_out_channels"])
+    factor = (config["upsampling_scaling_factor"] if tiny else 2) ** (levels - 1)
+    return Scale(int(config["temporal_compression_ratio"]) if network == COGVIDEOX else 1, factor, factor)

@@ -12,22 +12,35 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 from diffusers.models.autoencoders.autoencoder_kl_flux2 import AutoencoderKLFlux2
+from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vae_core.checkpoint import Checkpoint
-from vae_core.spec import KL, KL_FLUX2, TINY
+from vae_core.spec import CLIPS, COGVIDEOX, KL, KL_FLUX2, QWEN, TINY, WAN
 
 State = dict[str, Tensor]
-REFERENCE: dict[str, Any] = {KL: AutoencoderKL, KL_FLUX2: AutoencoderKLFlux2, TINY: AutoencoderTiny}
+REFERENCE: dict[str, Any] = {
+    KL: AutoencoderKL,
+    KL_FLUX2: AutoencoderKLFlux2,
+    TINY: AutoencoderTiny,
+    WAN: AutoencoderKLWan,
+    QWEN: AutoencoderKLQwenImage,
+    COGVIDEOX: AutoencoderKLCogVideoX,
+}
+OURS = ("pool_mid_blocks", "clip_output")
+"""Fields that diffusers' classes do not take."""
 
 
 def build(network: str, config: Mapping[str, Any]) -> Any:
     """diffusers' class; `pool_mid_blocks`, which it does not know, has to be false."""
     assert not config.get("pool_mid_blocks")
-    return REFERENCE[network](**{name: value for name, value in config.items() if name != "pool_mid_blocks"})
+    listed = {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
+    return REFERENCE[network](**{name: value for name, value in listed.items() if name not in OURS})
 
 
 def kl(*widths: int, layers: int = 1, **fields: Any) -> Any:
@@ -148,7 +161,7 @@ def full_shapes(network: str, config: Mapping[str, Any]) -> dict[str, tuple[int,
     levels = len(config.get("block_out_channels", (0,) * 4))
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * levels, "up_block_types": ("UpDecoderBlock2D",) * levels}
     with torch.device("meta"):
-        model = build(network, config if network == TINY else {**blocks, **config})
+        model = build(network, config if network in CLIPS | {TINY} else {**blocks, **config})
     return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 
 

@@ -43,6 +43,8 @@ def streamed(network: OnChunk, clip: Tensor, chunks: Sequence[int], tile: int) -
         carry = Carry(before)
         made.append(run_streamed(forward, part.contiguous(), plan.steps, clip.device, carry=carry))
         before = carry.after
-        assert {op: tuple(kept.shape) for op, kept in before.items()} == traced.kept
-        past = {op: shape[2] for op, shape in traced.kept.items()}
+        assert {op: tuple(kept.shape) for op, kept in before.items()} == {
+            op: cached.kept for op, cached in traced.cached.items()
+        }
+        past = {op: cached.kept[2] for op, cached in traced.cached.items()}
     return torch.cat(made, dim=2)

@@ -1,21 +1,31 @@
 """Model files with random weights, in layouts that ComfyUI recognises. The same seed gives the same file.
 
-Each is as small as ComfyUI lets it be: only the UNet's depth is read from the tensors; CLIP-L and the VAEs have the size
-that ComfyUI gives their family.
+Each is as small as ComfyUI lets it be: only the UNet's depth and the width of Wan's VAE are read from the tensors; CLIP-L and the
+other VAEs have the size that ComfyUI gives their family. The folders, and CogVideoX's files, are diffusers' and not for ComfyUI.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vae_core import VARIANTS, AutoencoderKL
-from vae_core.checkpoint.keymaps import LDM, last_level
+from vae_core.checkpoint.keymaps import COGVIDEOX_ORIGINAL, LDM, Keymap, numbering
+from vae_core.nets.cogvideox import AutoencoderKLCogVideoXConfig, CogVideoXNetwork
+from vae_core.nets.wan import (
+    LATENTS_MEAN,
+    LATENTS_STD,
+    AutoencoderKLQwenImageConfig,
+    AutoencoderKLWanConfig,
+    WanNetwork,
+)
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -41,15 +51,89 @@ def foreign_vae(path: Path, seed: int = 0) -> None:
 
 
 def foreign_video_vae(path: Path, seed: int = 0) -> None:
-    """Wan 2.1's video VAE: 16 latent channels, 8 pixels and 4 frames a cell; the first frame has a cell of its own."""
-    _write(path, _wan(96), seed)
+    """Wan 2.1's video VAE in full size: 16 latent channels, 8 pixels and 4 frames a cell, the first frame a cell of its own."""
+    wan_vae(path, seed, width=96)
+
+
+def wan_vae(
+    path: Path, seed: int = 0, dtype: torch.dtype = torch.float16, *, width: int = 8, channels: int = 3
+) -> None:
+    """The VAE of Wan 2.1 (and of Qwen-Image) in its makers' naming, `width` times 1, 2, 4, 4 wide; the published one has 96.
+
+    `channels` are those of the pixels: 4 for Qwen-Image-Layered.
+    """
+    _write(path, _wan(width, channels=channels), seed, dtype)
+
+
+def wan_folder(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float16, *, width: int = 8) -> None:
+    """The same in diffusers' layout, config.json and weights."""
+    config = _wan_config(width) | {"_class_name": "AutoencoderKLWan", "in_channels": 3, "out_channels": 3}
+    _write_folder(folder, config, _meta(WanNetwork, AutoencoderKLWanConfig(base_dim=width)), seed, dtype)
+
+
+def qwen_folder(
+    folder: Path, seed: int = 0, dtype: torch.dtype = torch.float16, *, width: int = 8, channels: int = 3
+) -> None:
+    """The VAE of Qwen-Image in diffusers' layout; `channels` 4 for the layered model, whose pixels have alpha."""
+    config = _wan_config(width) | {"_class_name": "AutoencoderKLQwenImage", "input_channels": channels}
+    net = _meta(WanNetwork, AutoencoderKLQwenImageConfig(base_dim=width, input_channels=channels))
+    _write_folder(folder, config, net, seed, dtype)
+
+
+def cogvideox_vae(path: Path, seed: int = 0, dtype: torch.dtype = torch.float16) -> None:
+    """The VAE of CogVideoX in its makers' naming, narrow: .safetensors, or for any other name as their 3d-vae.pt."""
+    state = _random(
+        _shapes(_meta(CogVideoXNetwork, AutoencoderKLCogVideoXConfig(**_COGVIDEOX)), COGVIDEOX_ORIGINAL), seed, dtype
+    )
+    if path.suffix == ".safetensors":
+        save_file(state, path, {"format": "pt"})
+    else:
+        torch.save({"state_dict": state | {"loss.logvar": torch.zeros(())}}, path)
+
+
+def cogvideox_folder(
+    folder: Path, seed: int = 0, dtype: torch.dtype = torch.float16, *, scaling_factor: float = 0.7
+) -> None:
+    """The same in diffusers' layout. The scale is that of 5B; 2B's is 1.15258426."""
+    config = _COGVIDEOX | {"_class_name": "AutoencoderKLCogVideoX", "scaling_factor": scaling_factor}
+    _write_folder(folder, config, _meta(CogVideoXNetwork, AutoencoderKLCogVideoXConfig(**_COGVIDEOX)), seed, dtype)
+
+
+_COGVIDEOX: dict[str, Any] = {
+    "block_out_channels": (32, 32, 32, 64),
+    "down_block_types": ("CogVideoXDownBlock3D",) * 4,
+    "up_block_types": ("CogVideoXUpBlock3D",) * 4,
+    "layers_per_block": 1,
+}
+
+
+def _wan_config(width: int) -> dict[str, Any]:
+    return {
+        "attn_scales": [],
+        "base_dim": width,
+        "dim_mult": [1, 2, 4, 4],
+        "dropout": 0.0,
+        "latents_mean": LATENTS_MEAN,
+        "latents_std": LATENTS_STD,
+        "num_res_blocks": 2,
+        "temperal_downsample": [False, True, True],
+        "z_dim": 16,
+    }
 
 
 def _write(path: Path, shapes: Mapping[str, tuple[int, ...]], seed: int, dtype: torch.dtype = torch.float16) -> None:
+    save_file(_random(shapes, seed, dtype), path, {"format": "pt"})
+
+
+def _write_folder(folder: Path, config: Mapping[str, Any], net: nn.Module, seed: int, dtype: torch.dtype) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    _write(folder / "diffusion_pytorch_model.safetensors", _shapes(net, Keymap()), seed, dtype)
+
+
+def _random(shapes: Mapping[str, tuple[int, ...]], seed: int, dtype: torch.dtype) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    save_file(
-        {name: _drawn(name, shape, generator).to(dtype) for name, shape in shapes.items()}, path, {"format": "pt"}
-    )
+    return {name: _drawn(name, shape, generator).to(dtype) for name, shape in shapes.items()}
 
 
 def _drawn(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -70,12 +154,21 @@ def _norm(name: str, channels: int) -> Shapes:
     return {f"{name}.weight": (channels,), f"{name}.bias": (channels,)}
 
 
-def _sd1_vae() -> Shapes:
+def _meta(build: Callable[..., nn.Module], *values: Any, **config: Any) -> nn.Module:
     with torch.device("meta"):
-        state = AutoencoderKL(**VARIANTS["sd1"].config).state_dict()
-    last = last_level(state)
-    spelled = (LDM.theirs(name, tensor, last) for name, tensor in state.items())
+        return build(*values, **config)
+
+
+def _shapes(net: nn.Module, keymap: Keymap) -> Shapes:
+    """Under the names of a keymap."""
+    state = net.state_dict()
+    at = numbering(state)
+    spelled = (keymap.theirs(name, tensor, at) for name, tensor in state.items())
     return {name: tuple(tensor.shape) for name, tensor in spelled}
+
+
+def _sd1_vae() -> Shapes:
+    return _shapes(_meta(AutoencoderKL, **VARIANTS["sd1"].config), LDM)
 
 
 # By its 320 channels, the context of 768 and the convolution before the attention ComfyUI takes it for SD 1's.
@@ -173,18 +266,18 @@ def _stage_a_block(name: str, width: int) -> Shapes:
     )
 
 
-def _wan(width: int, latent: int = 16) -> Shapes:
+def _wan(width: int, latent: int = 16, channels: int = 3) -> Shapes:
     return (
-        _wan_encoder(width, 2 * latent)
+        _wan_encoder(width, 2 * latent, channels)
         | _layer("conv1", 2 * latent, 2 * latent, 1, 1, 1)
         | _layer("conv2", latent, latent, 1, 1, 1)
-        | _wan_decoder(width, latent)
+        | _wan_decoder(width, latent, channels)
     )
 
 
-def _wan_encoder(width: int, outputs: int) -> Shapes:
+def _wan_encoder(width: int, outputs: int, channels: int) -> Shapes:
     widths = [width, width, 2 * width, 4 * width, 4 * width]
-    shapes = _layer("encoder.conv1", 3, width, 3, 3, 3)
+    shapes = _layer("encoder.conv1", channels, width, 3, 3, 3)
     for level in range(4):
         inputs, inner = widths[level : level + 2]
         name, slot = "encoder.downsamples", 3 * level
@@ -196,7 +289,7 @@ def _wan_encoder(width: int, outputs: int) -> Shapes:
     return shapes | _wan_middle("encoder", inner) | _wan_head("encoder", inner, outputs)
 
 
-def _wan_decoder(width: int, latent: int) -> Shapes:
+def _wan_decoder(width: int, latent: int, channels: int) -> Shapes:
     widths = [4 * width, 4 * width, 2 * width, width]
     inputs = widths[0]
     shapes = _layer("decoder.conv1", latent, inputs, 3, 3, 3) | _wan_middle("decoder", inputs)
@@ -209,7 +302,7 @@ def _wan_decoder(width: int, latent: int) -> Shapes:
         if level < 2:
             shapes |= _layer(f"{name}.{slot + 3}.time_conv", inner, 2 * inner, 3, 1, 1)
         inputs = inner // 2
-    return shapes | _wan_head("decoder", width, 3)
+    return shapes | _wan_head("decoder", width, channels)
 
 
 def _wan_block(name: str, inputs: int, outputs: int) -> Shapes:

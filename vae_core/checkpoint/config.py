@@ -1,7 +1,7 @@
 """The constructor fields of each network: defaults, what a sane value is, and reading them from a config.json.
 
-Names and defaults are those of diffusers 0.42 (AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny), so that its
-config.json files mean the same here. A value is checked before it is used: a config.json comes from outside too.
+Names and defaults are those of diffusers 0.42 (the classes in `CLASSES`), so that its config.json files mean the same here.
+A value is checked before it is used: a config.json comes from outside too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError, UnknownModelError
-from ..spec import KL, KL_FLUX2, TINY
+from ..nets.wan import LATENTS_MEAN, LATENTS_STD
+from ..spec import COGVIDEOX, KL, KL_FLUX2, QWEN, TINY, WAN
 from .registry import OTHER_MODELS, OTHER_VAES
 
 
@@ -27,6 +28,10 @@ def _is_count(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < 1e30  # false for nan and infinities too
+
+
+def _is_above_0(value: Any) -> bool:
+    return _is_number(value) and value > 0
 
 
 def _tuple_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -55,11 +60,15 @@ def _number(default: float) -> Field:
 
 
 def _positive(default: float) -> Field:
-    return Field(default, lambda value: _is_number(value) and value > 0, "a finite number above 0")
+    return Field(default, _is_above_0, "a finite number above 0")
+
+
+def _is_flag(value: Any) -> bool:
+    return type(value) is bool
 
 
 def _flag(default: bool) -> Field:
-    return Field(default, lambda value: type(value) is bool, "true or false")
+    return Field(default, _is_flag, "true or false")
 
 
 def _text(default: str) -> Field:
@@ -68,6 +77,10 @@ def _text(default: str) -> Field:
 
 def _kinds(only: str) -> Field:
     return Field((only,), _tuple_of(lambda value: value == only), f"a list of {only!r}, the one kind that is known")
+
+
+def _only(value: Any, words: str) -> Field:
+    return Field(value, lambda given: given == value and _is_flag(given) == _is_flag(value), words)
 
 
 def _sample_size(default: int) -> Field:
@@ -90,17 +103,29 @@ _CONVOLUTIONAL: dict[str, Field] = {
     "mid_block_add_attention": _flag(True),
 }
 
+_LATENTS: dict[str, Field] = {
+    "scaling_factor": _positive(0.18215),
+    "shift_factor": Field(None, _or_none(_is_number), "a finite number or null"),
+    "latents_mean": Field(None, _or_none(_tuple_of(_is_number)), "a list of finite numbers or null"),
+    "latents_std": Field(None, _or_none(_tuple_of(_is_above_0)), "a list of numbers above 0 or null"),
+}
+
+_WAN: dict[str, Field] = {
+    "base_dim": _count(96),
+    "z_dim": _count(16),
+    "dim_mult": _counts((1, 2, 4, 4)),
+    "num_res_blocks": _count(2),
+    "attn_scales": _only((), "[]: no published weights have others"),
+    "temperal_downsample": Field(
+        (False, True, True), lambda value: value == () or _tuple_of(_is_flag)(value), "a list of true and false"
+    ),
+    "dropout": _only(0.0, "0.0: no published weights have another"),
+    "latents_mean": Field(LATENTS_MEAN, _tuple_of(_is_number), "a list of finite numbers"),
+    "latents_std": Field(LATENTS_STD, _tuple_of(_is_above_0), "a list of numbers above 0"),
+}
+
 FIELDS: Mapping[str, Mapping[str, Field]] = {
-    KL: _CONVOLUTIONAL
-    | {
-        "scaling_factor": _positive(0.18215),
-        "shift_factor": Field(None, _or_none(_is_number), "a finite number or null"),
-        "latents_mean": Field(None, _or_none(_tuple_of(_is_number)), "a list of finite numbers or null"),
-        "latents_std": Field(
-            None, _or_none(_tuple_of(lambda v: _is_number(v) and v > 0)), "a list of numbers above 0 or null"
-        ),
-        "force_upcast": _flag(True),
-    },
+    KL: _CONVOLUTIONAL | _LATENTS | {"force_upcast": _flag(True)},
     KL_FLUX2: _CONVOLUTIONAL
     | {
         "block_out_channels": _counts((128, 256, 512, 512)),
@@ -133,15 +158,50 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         # Ours: taef2 adds a pooled branch to the blocks of the lowest resolution (madebyollin/taesd, taesd.py).
         "pool_mid_blocks": _flag(False),
     },
+    WAN: _WAN
+    | {
+        "decoder_base_dim": Field(None, _or_none(_is_count), "a positive integer or null"),
+        "is_residual": _only(False, "false: true is Wan 2.2's, which is not loaded"),
+        "in_channels": _count(3),
+        "out_channels": _count(3),
+        "patch_size": _only(None, "null: patches are Wan 2.2's, which is not loaded"),
+        "scale_factor_temporal": Field(4, _or_none(_is_count), "a positive integer or null"),
+        "scale_factor_spatial": Field(8, _or_none(_is_count), "a positive integer or null"),
+        # Not a field of diffusers' class and yet in some published files.
+        "clip_output": _flag(True),
+    },
+    QWEN: _WAN | {"input_channels": _count(3)},
+    COGVIDEOX: _LATENTS
+    | {
+        "in_channels": _count(3),
+        "out_channels": _count(3),
+        "down_block_types": _kinds("CogVideoXDownBlock3D"),
+        "up_block_types": _kinds("CogVideoXUpBlock3D"),
+        "block_out_channels": _counts((128, 256, 256, 512)),
+        "latent_channels": _count(16),
+        "layers_per_block": _count(3),
+        "act_fn": _text("silu"),
+        "norm_eps": _positive(1e-6),
+        "norm_num_groups": _count(32),
+        "temporal_compression_ratio": Field(4, lambda value: value in (1, 2, 4, 8, 16), "a small power of two"),
+        "sample_height": _count(480),
+        "sample_width": _count(720),
+        "scaling_factor": _positive(1.15258426),
+        "force_upcast": _flag(True),
+        "use_quant_conv": _only(False, "false: no published weights have it"),
+        "use_post_quant_conv": _only(False, "false: no published weights have it"),
+        "invert_scale_latents": _flag(False),
+    },
 }
 
-CONVENTION = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+CONVENTION = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "invert_scale_latents")
 """The fields that say how a raw latent becomes the model's; no tensor shows them."""
 
 OWN_CONFIG = "exact_vae"
 """Metadata key under which our writers keep a config.json: files in LDM or TAESD layout have none beside them."""
 
-_CLASSES = {KL: KL, "FlaxAutoencoderKL": KL, KL_FLUX2: KL_FLUX2, TINY: TINY}
+CLASSES = {network: network for network in FIELDS} | {"FlaxAutoencoderKL": KL}
+"""diffusers' name of a class -> our network."""
 # AutoencoderTiny registers this copy of decoder_block_out_channels in its config and does not take it back.
 _DERIVED = frozenset({"block_out_channels"})
 
@@ -170,12 +230,12 @@ def config_class(data: Mapping[str, Any], where: str) -> str | None:
     name = data.get("_class_name")
     if name is None:
         return None
-    if isinstance(name, str) and name in _CLASSES:
-        return _CLASSES[name]
+    if isinstance(name, str) and name in CLASSES:
+        return CLASSES[name]
     title = next((other.title for other in OTHER_VAES + OTHER_MODELS if name in other.classes), None)
     looks = f" ({title})" if title else ""
     raise UnknownModelError(
-        f"{where}: is the config of {name}{looks}, which this version does not load; it loads {', '.join(_CLASSES)}"
+        f"{where}: is the config of {name}{looks}, which this version does not load; it loads {', '.join(CLASSES)}"
     )
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ..errors import CheckpointError, StateDictError, UnknownModelError
 from ..spec import KL, KL_FLUX2, TINY
 from .infer import Shapes
-from .keymaps import Turn, last_level
+from .keymaps import Turn, numbering
 from .registry import LAYOUTS, OTHER_MODELS, OTHER_VAES, PREFIXES, Layout, Other, Tell
 from .source import Source, Stored
 
@@ -47,6 +47,7 @@ class Found:
     layout: Layout
     prefix: str
     network: str
+    """The class; `WAN` for Qwen-Image's too."""
     pieces: Mapping[str, Piece]
     """By our name."""
     siblings: tuple[str, ...]
@@ -62,7 +63,8 @@ def recognise(file: Path, entries: Mapping[str, Entry]) -> Found:
     if not places:
         _refuse(file, shapes, OTHER_MODELS)
         raise UnknownModelError(f"{file}: is no VAE that this version knows; {_describe(shapes)}")
-    layout, prefix = min(places, key=lambda place: _rank(place[1], places[place]))
+    prefix = min(places, key=lambda prefix: _rank(prefix, places[prefix].total()))
+    layout = next(row for row in LAYOUTS if row in places[prefix])
     return _collect(file, entries, layout, prefix)
 
 
@@ -75,6 +77,8 @@ def _refuse(file: Path, shapes: Shapes, others: Iterable[Other]) -> None:
     dotted = {f".{key}": shape for key, shape in shapes.items()}
     for other in others:
         if all(_holds(dotted, tell) for tell in other.tells):
+            if not other.title:
+                return
             raise UnknownModelError(f"{file}: looks like {other.title}, which this version does not load")
 
 
@@ -94,14 +98,14 @@ def _fits(wanted: tuple[int | None, ...] | None, shape: tuple[int, ...]) -> bool
 _PATTERNS = tuple((row, re.compile(rf"(?P<prefix>(?:[^.]+\.)*?)(?:{row.tell})")) for row in LAYOUTS)
 
 
-def _places(shapes: Iterable[str]) -> Counter[tuple[Layout, str]]:
-    """Every layout and prefix of which a telling key was seen, with the number of such keys."""
-    places: Counter[tuple[Layout, str]] = Counter()
+def _places(shapes: Iterable[str]) -> dict[str, Counter[Layout]]:
+    """Every prefix behind which a telling key was seen, with the number of such keys of each layout."""
+    places: dict[str, Counter[Layout]] = {}
     for key in shapes:
         for layout, pattern in _PATTERNS:
             match = pattern.match(key)
             if match:
-                places[layout, match.group("prefix")] += 1
+                places.setdefault(match.group("prefix"), Counter())[layout] += 1
                 break
     return places
 
@@ -122,16 +126,17 @@ def _describe(shapes: Shapes) -> str:
 def _collect(file: Path, entries: Mapping[str, Entry], layout: Layout, prefix: str) -> Found:
     inside = {key[len(prefix) :]: entry for key, entry in entries.items() if key.startswith(prefix)}
     siblings = tuple(key for key in entries if not key.startswith(prefix))
-    network = TINY if layout.tiny else KL_FLUX2 if any(key.startswith("bn.running_") for key in inside) else KL
+    flux2 = layout.network == KL and any(key.startswith("bn.running_") for key in inside)
+    network = KL_FLUX2 if flux2 else layout.network
     ignored = _summary(siblings)
-    last = last_level(inside)
+    at = numbering(inside)
     pieces: dict[str, Piece] = {}
     for key, entry in inside.items():
         reason = _reason_to_ignore(key, network)
         if reason:
             ignored[entry.key] = reason
             continue
-        name, turn, shape = layout.keymap.ours(key, entry.stored.shape, last)
+        name, turn, shape = layout.keymap.ours(key, entry.stored.shape, at)
         if name in pieces:
             raise StateDictError(f"{file}: `{pieces[name].entry.key}` and `{entry.key}` both stand for `{name}`")
         _check_dtype(file, entry)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StateDictError
-from ..spec import KL, KL_FLUX2, TINY
+from ..spec import COGVIDEOX, KL, KL_FLUX2, QWEN, TINY, WAN
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def infer_config(file: Path, network: str, shapes: Shapes) -> dict[str, Any]:
-    """Every constructor field of `network` that shapes can show.
+def infer_configs(file: Path, network: str, shapes: Shapes) -> dict[str, dict[str, Any]]:
+    """Every constructor field that shapes can show, for `network` and each class that may have the same tensors.
 
     Raises StateDictError if a tensor that shows one is missing or has the wrong number of dimensions, or if half of the
     network is not there.
@@ -25,21 +25,37 @@ def infer_config(file: Path, network: str, shapes: Shapes) -> dict[str, Any]:
             raise StateDictError(
                 f"{file}: holds the {other} of a VAE and not its {half} (no `{half}.*`); a file with both is needed"
             )
-    return _Shapes(file, shapes).tiny() if network == TINY else _Shapes(file, shapes).convolutional(network)
+    found = _Shapes(file, shapes)
+    if network == TINY:
+        return {TINY: found.tiny()}
+    if network == COGVIDEOX:
+        return {COGVIDEOX: found.cogvideox()}
+    if network in (WAN, QWEN):
+        return _as_wan_or_qwen(found.wan())
+    return {network: found.convolutional(network)}
+
+
+def _as_wan_or_qwen(shown: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Qwen-Image's class has one field for the channels of both ends, and none for a width of the decoder's own."""
+    channels = {shown["in_channels"], shown["out_channels"]}
+    if len(channels) > 1 or shown["decoder_base_dim"] is not None:
+        return {WAN: shown}
+    shared = {name: shown[name] for name in ("base_dim", "z_dim", "dim_mult", "num_res_blocks", "temperal_downsample")}
+    return {WAN: shown, QWEN: shared | {"input_channels": channels.pop()}}
 
 
 class _Shapes:
     def __init__(self, file: Path, shapes: Shapes) -> None:
         self.file, self.shapes = file, shapes
 
-    def sizes(self, name: str) -> tuple[int, int]:
-        """(out, in) channels of the convolution `name`."""
+    def sizes(self, name: str, dims: int = 4) -> tuple[int, int]:
+        """(out, in) channels of the convolution `name`, whose weight has so many dimensions."""
         shape = self.shapes.get(f"{name}.weight")
         if shape is None:
             raise StateDictError(f"{self.file}: `{name}.weight` is missing; the file is incomplete: download it again")
-        if len(shape) != 4:
+        if len(shape) != dims:
             raise StateDictError(
-                f"{self.file}: `{name}.weight` has the shape {list(shape)}, where 4 dimensions are expected"
+                f"{self.file}: `{name}.weight` has the shape {list(shape)}, where {dims} dimensions are expected"
             )
         return shape[0], shape[1]
 
@@ -57,32 +73,80 @@ class _Shapes:
         return len(found)
 
     def convolutional(self, network: str) -> dict[str, Any]:
-        levels = self.count(r"encoder\.down_blocks\.(N)\.")
-        if levels != self.count(r"decoder\.up_blocks\.(N)\."):
-            raise StateDictError(f"{self.file}: its encoder has {levels} levels and its decoder another number")
-        if levels == 0:
-            raise StateDictError(f"{self.file}: `encoder.down_blocks.*` are missing; the file is incomplete")
-        encoder = tuple(self.sizes(f"encoder.down_blocks.{i}.resnets.0.conv1")[0] for i in range(levels))
-        decoder = tuple(self.sizes(f"decoder.up_blocks.{i}.resnets.0.conv1")[0] for i in reversed(range(levels)))
-        layers = self.count(r"encoder\.down_blocks\.0\.resnets\.(N)\.")
-        config = {
-            "in_channels": self.sizes("encoder.conv_in")[1],
-            "out_channels": self.sizes("decoder.conv_out")[0],
-            "latent_channels": self.sizes("decoder.conv_in")[1],
-            "block_out_channels": encoder,
-            "layers_per_block": layers,
+        config, decoder = self.blocks()
+        config |= {
             "use_quant_conv": "quant_conv.weight" in self.shapes,
             "use_post_quant_conv": "post_quant_conv.weight" in self.shapes,
             "mid_block_add_attention": any(".mid_block.attentions." in name for name in self.shapes),
         }
         if network == KL_FLUX2:
-            return config | self.flux2(config["latent_channels"], encoder, decoder)
+            return config | self.flux2(config["latent_channels"], config["block_out_channels"], decoder)
+        self.require_equal_widths(KL, config, decoder)
+        return config
+
+    def cogvideox(self) -> dict[str, Any]:
+        config, decoder = self.blocks(".conv", 5)
+        self.require_equal_widths(COGVIDEOX, config, decoder)
+        return config
+
+    def blocks(self, leaf: str = "", dims: int = 4) -> tuple[dict[str, Any], tuple[int, ...]]:
+        """What networks of down_blocks and up_blocks share, and the decoder's widths; `leaf` ends a convolution's name."""
+        levels = self.levels(self.count(r"encoder\.down_blocks\.(N)\."))
+        widths = [self.sizes(f"encoder.down_blocks.{i}.resnets.0.conv1{leaf}", dims)[0] for i in range(levels)]
+        decoder = [self.sizes(f"decoder.up_blocks.{i}.resnets.0.conv1{leaf}", dims)[0] for i in range(levels)]
+        config = {
+            "in_channels": self.sizes(f"encoder.conv_in{leaf}", dims)[1],
+            "out_channels": self.sizes(f"decoder.conv_out{leaf}", dims)[0],
+            "latent_channels": self.sizes(f"decoder.conv_in{leaf}", dims)[1],
+            "block_out_channels": tuple(widths),
+            "layers_per_block": self.count(r"encoder\.down_blocks\.0\.resnets\.(N)\."),
+        }
+        return config, tuple(reversed(decoder))
+
+    def levels(self, encoder: int) -> int:
+        """How many levels there are: those of the encoder, which the decoder has to have too."""
+        if encoder != self.count(r"decoder\.up_blocks\.(N)\."):
+            raise StateDictError(f"{self.file}: its encoder has {encoder} levels and its decoder another number")
+        if encoder == 0:
+            raise StateDictError(f"{self.file}: `encoder.down_blocks.*` are missing; the file is incomplete")
+        return encoder
+
+    def require_equal_widths(self, network: str, config: Mapping[str, Any], decoder: tuple[int, ...]) -> None:
+        encoder = config["block_out_channels"]
         if decoder != encoder:
             raise StateDictError(
-                f"{self.file}: its decoder is {decoder} wide and its encoder {encoder}; {KL} has equal widths, "
+                f"{self.file}: its decoder is {decoder} wide and its encoder {encoder}; {network} has equal widths, "
                 "and no other network loaded here fits"
             )
-        return config
+
+    def wan(self) -> dict[str, Any]:
+        # The encoder counts its layers through all levels: blocks, a halving, blocks, ...
+        layers = self.count(r"encoder\.down_blocks\.(N)\.")
+        halvings = self.numbers(r"encoder\.down_blocks\.(N)\.resample\.")
+        blocks = halvings[0] if halvings else layers
+        levels = self.levels(min(layers, len(halvings) + 1))
+        base = self.sizes("encoder.conv_in", 5)[0]
+        firsts = [f"encoder.down_blocks.{level * (blocks + 1)}.conv1" for level in range(levels)]
+        dim_mult = tuple(self.multiple(name, self.sizes(name, 5)[0], base) for name in firsts)
+        last = "decoder.conv_out"
+        decoder_base = self.multiple(last, self.sizes(last, 5)[1], dim_mult[0])
+        return {
+            "base_dim": base,
+            "decoder_base_dim": None if decoder_base == base else decoder_base,
+            "z_dim": self.sizes("decoder.conv_in", 5)[1],
+            "dim_mult": dim_mult,
+            "num_res_blocks": blocks,
+            "temperal_downsample": tuple(f"encoder.down_blocks.{i}.time_conv.weight" in self.shapes for i in halvings),
+            "in_channels": self.sizes("encoder.conv_in", 5)[1],
+            "out_channels": self.sizes(last, 5)[0],
+        }
+
+    def multiple(self, name: str, channels: int, unit: int) -> int:
+        if unit == 0 or channels % unit:
+            raise StateDictError(
+                f"{self.file}: `{name}.weight` has {channels} channels, which is no multiple of {unit}"
+            )
+        return channels // unit
 
     def flux2(self, latent_channels: int, encoder: tuple[int, ...], decoder: tuple[int, ...]) -> dict[str, Any]:
         length = self.shapes["bn.running_mean"][0] if self.shapes["bn.running_mean"] else 0

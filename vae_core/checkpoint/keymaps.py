@@ -5,16 +5,19 @@ A rule is a pair of fragments of a dotted name, theirs and ours. Fields in brace
     {i} {j}   the same number on both sides
     {up}      levels counted from the other end: ours = last level - theirs (LDM counts up-blocks from high resolution)
     {next}    theirs = ours + 1 (a TAESD decoder begins with a clamp, which has no slot in diffusers' class)
+    {flat}    theirs = {group} · length of a group + {slot} of ours, or where ours has no {slot} the last of the group
+              (Wan counts the layers of a decoder through all of its levels)
 
 What no rule touches passes unchanged; whoever checks the result against a network finds it surplus.
-Sources: ldm/modules/diffusionmodules/model.py (CompVis), src/flux2/autoencoder.py (black-forest-labs),
-taesd.py (madebyollin), diffusers/models/autoencoders/vae.py and its Flax twin vae_flax.py.
+Sources: ldm/modules/diffusionmodules/model.py (CompVis), src/flux2/autoencoder.py (black-forest-labs), taesd.py (madebyollin),
+sat/vae_modules/cp_enc_dec.py (THUDM/CogVideo), wan/modules/vae.py (Wan-Video/Wan2.1), diffusers/models/autoencoders/vae.py and
+its Flax twin vae_flax.py.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -46,19 +49,22 @@ class Turn(NamedTuple):
 _PROJECTION = r"\.attentions\.\d+\.to_(q|k|v|out\.0)\.weight$"
 _FLATTEN = Turn(_PROJECTION, (3, 4))
 
-_LDM = (
+_BLOCKS = (
     Rename("down.{i}.block.{j}", "down_blocks.{i}.resnets.{j}"),
     Rename("down.{i}.downsample", "down_blocks.{i}.downsamplers.0"),
     Rename("up.{up}.block.{j}", "up_blocks.{up}.resnets.{j}"),
     Rename("up.{up}.upsample", "up_blocks.{up}.upsamplers.0"),
     Rename("mid.block_1", "mid_block.resnets.0"),
     Rename("mid.block_2", "mid_block.resnets.1"),
+    Rename("nin_shortcut", "conv_shortcut"),
+)
+_LDM = (
+    *_BLOCKS,
     Rename("mid.attn_1.norm", "mid_block.attentions.0.group_norm"),
     Rename("mid.attn_1.q", "mid_block.attentions.0.to_q"),
     Rename("mid.attn_1.k", "mid_block.attentions.0.to_k"),
     Rename("mid.attn_1.v", "mid_block.attentions.0.to_v"),
     Rename("mid.attn_1.proj_out", "mid_block.attentions.0.to_out.0"),
-    Rename("nin_shortcut", "conv_shortcut"),
     Rename("norm_out", "conv_norm_out"),
 )
 # black-forest-labs' FLUX.2 file keeps the quant convolutions inside the halves.
@@ -90,6 +96,49 @@ _TAESD_MODULE = (
     Rename("encoder.{i}", "encoder.layers.{i}"),
     Rename("decoder.{next}", "decoder.layers.{next}"),
 )
+_WAN = (
+    # `conv1` is a name at three depths: the one that stands alone is renamed before residual.2 takes its name.
+    Rename("encoder.conv1", "encoder.conv_in"),
+    Rename("decoder.conv1", "decoder.conv_in"),
+    Rename("conv1", "quant_conv"),
+    Rename("conv2", "post_quant_conv"),
+    Rename("decoder.upsamples.{flat}.resample", "decoder.up_blocks.{group}.upsamplers.0.resample"),
+    Rename("decoder.upsamples.{flat}.time_conv", "decoder.up_blocks.{group}.upsamplers.0.time_conv"),
+    Rename("decoder.upsamples.{flat}", "decoder.up_blocks.{group}.resnets.{slot}"),
+    Rename("encoder.downsamples.{i}", "encoder.down_blocks.{i}"),
+    Rename("middle.0", "mid_block.resnets.0"),
+    Rename("middle.1", "mid_block.attentions.0"),
+    Rename("middle.2", "mid_block.resnets.1"),
+    Rename("residual.0", "norm1"),
+    Rename("residual.2", "conv1"),
+    Rename("residual.3", "norm2"),
+    Rename("residual.6", "conv2"),
+    Rename("shortcut", "conv_shortcut"),
+    Rename("head.0", "norm_out"),
+    Rename("head.2", "conv_out"),
+)
+
+
+class Numbering(NamedTuple):
+    """What the rules have to know of a network to renumber its parts: taken from all of its names, theirs or ours."""
+
+    last_level: int
+    """The number of the last up-block, what `{up}` counts from."""
+    group: int
+    """Layers of a level of the decoder where they are counted through, what `{flat}` goes by: its blocks and the upsampling."""
+
+
+def numbering(names: Iterable[str]) -> Numbering:
+    """Of a network's names without their prefix."""
+    names = tuple(names)
+    last_level = max(_numbers(r"decoder\.up(?:_blocks)?\.(\d+)\.", names), default=0)
+    last_block = max(_numbers(r"decoder\.(?:upsamples|up_blocks\.0\.resnets)\.(\d+)\.", names), default=0)
+    upsampling = min(_numbers(r"decoder\.upsamples\.(\d+)\.resample\.", names), default=last_block + 1)
+    return Numbering(last_level, upsampling + 1)
+
+
+def _numbers(pattern: str, names: Iterable[str]) -> list[int]:
+    return [int(match.group(1)) for match in map(re.compile(pattern).match, names) if match]
 
 
 @dataclass(frozen=True)
@@ -110,18 +159,18 @@ class Keymap:
         # Backwards, so that what the last rule made while reading is undone first.
         return [_Substitution(rule.ours, rule.theirs, rule.dims, +1) for rule in reversed(self.renames)]
 
-    def ours(self, key: str, shape: Shape, last_level: int) -> tuple[str, Turn | None, Shape]:
+    def ours(self, key: str, shape: Shape, at: Numbering) -> tuple[str, Turn | None, Shape]:
         """Our name for the file's `key`, how its tensor is turned, and the shape that it then has."""
         for rule in self._to_ours:
-            key = rule.apply(key, len(shape), last_level)
+            key = rule.apply(key, len(shape), at)
         turn = self._turn(key, shape)
         return key, turn, turned_shape(turn, shape)
 
-    def theirs(self, name: str, tensor: Tensor, last_level: int) -> tuple[str, Tensor]:
+    def theirs(self, name: str, tensor: Tensor, at: Numbering) -> tuple[str, Tensor]:
         """The file's key for our `name`, and the tensor as the file lays it out."""
         key = name
         for rule in self._to_theirs:
-            key = rule.apply(key, tensor.ndim, last_level)
+            key = rule.apply(key, tensor.ndim, at)
         return key, self._turn_back(name, tensor)
 
     def _turn(self, name: str, shape: Shape) -> Turn | None:
@@ -140,12 +189,6 @@ class Keymap:
             if turn.permute and tensor.ndim in turn.dims:
                 return tensor.permute(*sorted(range(tensor.ndim), key=turn.permute.__getitem__))
         return tensor
-
-
-def last_level(names: Iterable[str]) -> int:
-    """The number of the last up-block, LDM's or ours, of a network without its prefix: what `{up}` counts from."""
-    matches = (re.match(r"decoder\.up(?:_blocks)?\.(\d+)\.", name) for name in names)
-    return max((int(match.group(1)) for match in matches if match), default=0)
 
 
 def turned_shape(turn: Turn | None, shape: Shape) -> Shape:
@@ -169,25 +212,32 @@ class _Substitution:
         pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d+)", re.escape(source))
         self.pattern = re.compile(rf"(?<![^.]){pattern}(?![^.])")
         self.target, self.dims, self.step = target, dims, step
+        self.fields = re.findall(r"\{(\w+)\}", target)
 
-    def apply(self, key: str, ndim: int, last_level: int) -> str:
+    def apply(self, key: str, ndim: int, at: Numbering) -> str:
         if self.dims and ndim not in self.dims:
             return key
 
         def replace(match: re.Match[str]) -> str:
-            numbers = match.groupdict().items()
-            return self.target.format(**{name: _FIELDS[name](int(n), last_level, self.step) for name, n in numbers})
+            found = {name: int(number) for name, number in match.groupdict().items()}
+            return self.target.format(**{name: _FIELDS[name](found, at, self.step) for name in self.fields})
 
         return self.pattern.sub(replace, key)
 
 
-_FIELDS: dict[str, Callable[[int, int, int], int]] = {
-    "i": lambda number, last, step: number,
-    "j": lambda number, last, step: number,
-    "up": lambda number, last, step: last - number,
-    "next": lambda number, last, step: number + step,
+_FIELDS: dict[str, Callable[[Mapping[str, int], Numbering, int], int]] = {
+    "i": lambda found, at, step: found["i"],
+    "j": lambda found, at, step: found["j"],
+    "up": lambda found, at, step: at.last_level - found["up"],
+    "next": lambda found, at, step: found["next"] + step,
+    "flat": lambda found, at, step: found["group"] * at.group + found.get("slot", at.group - 1),
+    "group": lambda found, at, step: found["flat"] // at.group,
+    "slot": lambda found, at, step: found["flat"] % at.group,
 }
+"""A field of the name that is written, from those of the name that was found."""
 
+PLAIN = Keymap()
+"""Our names as they are: those of diffusers' video VAEs."""
 DIFFUSERS = Keymap((), (_FLATTEN,), read_only=_OLD_ATTENTION)
 LDM = Keymap(_LDM, (_FLATTEN,), read_only=_BFL)
 LDM_FLUX2 = Keymap(_BFL + _LDM, (_FLATTEN,))
@@ -200,3 +250,5 @@ FLAX = Keymap(
 )
 TAESD = Keymap(_TAESD)
 TAESD_MODULE = Keymap(_TAESD_MODULE)
+WAN_ORIGINAL = Keymap(_WAN)
+COGVIDEOX_ORIGINAL = Keymap(_BLOCKS)

@@ -17,12 +17,12 @@ from ..spec import Variant
 from .config import OWN_CONFIG, Given, config_class, parse_config
 from .content import Content, gather
 from .detect import Entry, Found, Piece, recognise
-from .infer import infer_config
+from .infer import infer_configs
 from .jsontext import parse_object, read_object
 from .keymaps import turned
 from .locate import STEM, Place, locate
 from .source import Read, Source, Stored
-from .variants import Clues, check_agreement, choose, require_known, share_convention
+from .variants import Clues, Inferred, check_agreement, choose, require_known, share_config
 
 StateDict = Callable[[], Mapping[str, Tensor]]
 
@@ -40,8 +40,8 @@ class Checkpoint:
     config: Mapping[str, Any]
     """Every constructor field of `variant.network`, in diffusers' names."""
     layout: str
-    """One of "diffusers", "diffusers folder", "ldm", "taesd pair", "taesd module", "comfyui taesd", "flax"; with
-    " in a full checkpoint" behind it where the file holds more than the VAE."""
+    """One of "diffusers", "diffusers folder", "ldm", "original" (Wan's and CogVideoX's makers'), "taesd pair", "taesd module",
+    "comfyui taesd", "flax"; with " in a full checkpoint" behind it where the file holds more than the VAE."""
     why: tuple[str, ...]
     """Short sentences: what was seen and what follows."""
     candidates: tuple[str, ...]
@@ -56,8 +56,8 @@ class Checkpoint:
 
     @property
     def config_is_known(self) -> bool:
-        """False where the latent convention in `config` is that of the one candidate taken, and others have another."""
-        return share_convention(self.candidates)
+        """False where the class or the latent convention is that of the one candidate taken, and others have another."""
+        return share_config(self.candidates)
 
     def tensors(
         self, dtype: torch.dtype | None = None, device: torch.device | str | None = "cpu"
@@ -84,12 +84,18 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    path: str | Path, *, variant: str | None = None, subfolder: str | None = None, weights: str | None = None
+    path: str | Path,
+    *,
+    variant: str | None = None,
+    subfolder: str | None = None,
+    weights: str | None = None,
+    network: str | None = None,
 ) -> Checkpoint:
     """Recognises the VAE in `path`: a file in any layout, a diffusers folder or pipeline, a config.json, a shard index.
 
     Only headers are read. `variant`, a name of `spec.VARIANTS`, decides where the tensors cannot. `weights` picks among
-    the files of a folder, as diffusers' "fp16" does.
+    the files of a folder, as diffusers' "fp16" does. `network` is the class that is wanted where nothing states one and the
+    tensors fit several: Wan's and Qwen-Image's are alike.
 
     Raises CheckpointError for a file that cannot be read, UnknownModelError for something that is not loaded,
     StateDictError for tensors that contradict `variant`, a config or each other, InputError for an unknown `variant`,
@@ -99,7 +105,7 @@ def open_checkpoint(
     path = Path(path).expanduser()
     place = locate(path, subfolder, weights)
     _refuse_other_class(place)
-    return _recognised(path, place, gather(place), variant)
+    return _recognised(path, place, gather(place), variant, network)
 
 
 def open_state_dict(state_dict: StateDict, where: str, *, variant: str | None = None) -> Checkpoint:
@@ -125,14 +131,18 @@ def _in_memory(state_dict: StateDict, path: Path) -> Source:
     return Source(path, "state dict", held, opener)
 
 
-def _recognised(path: Path, place: Place, content: Content, variant: str | None) -> Checkpoint:
+def _recognised(
+    path: Path, place: Place, content: Content, variant: str | None, network: str | None = None
+) -> Checkpoint:
     found = recognise(place.main, content.entries)
     layout = _layout_name(place, content, found)
     shapes = {name: piece.shape for name, piece in found.pieces.items()}
-    inferred = infer_config(place.main, found.network, shapes)
+    inferred = infer_configs(place.main, found.network, shapes)
     given, config_why = _given(place, found, content, inferred)
+    if network in inferred and (given is None or given.network is None):
+        inferred = {network: inferred[network]}
     clues = Clues(found.siblings, content.metadata, _telling_names(place), _tiny_scale(found, content))
-    choice = choose(place.main, found.network, inferred, given, clues, variant)
+    choice = choose(place.main, inferred, given, clues, variant)
     uses_config = given is not None and given.source == str(place.config)
     return Checkpoint(
         path=path,
@@ -140,7 +150,7 @@ def _recognised(path: Path, place: Place, content: Content, variant: str | None)
         variant=choice.variant,
         config=choice.config,
         layout=layout,
-        why=(*place.why, *content.why, _seen(found, layout), *config_why, *choice.why),
+        why=(*place.why, *content.why, _seen(found, choice.variant.network, layout), *config_why, *choice.why),
         candidates=choice.candidates,
         ignored={**found.ignored, **content.ignored},
         shapes=shapes,
@@ -163,9 +173,7 @@ def _refuse_other_class(place: Place) -> None:
         config_class(read_object(place.config), str(place.config))
 
 
-def _given(
-    place: Place, found: Found, content: Content, inferred: Mapping[str, Any]
-) -> tuple[Given | None, tuple[str, ...]]:
+def _given(place: Place, found: Found, content: Content, inferred: Inferred) -> tuple[Given | None, tuple[str, ...]]:
     """The config that goes with the tensors: the file's own metadata, else config.json beside it."""
     own = content.metadata.get(OWN_CONFIG)
     if own is not None:
@@ -177,7 +185,7 @@ def _given(
     try:
         given = parse_config(read_object(place.config), str(place.config), found.network)
         if not place.in_folder:
-            check_agreement(place.main, found.network, inferred, given)
+            check_agreement(place.main, inferred, given)
         return given, ()
     except CheckpointError as error:
         if place.in_folder:
@@ -214,10 +222,10 @@ def _layout_name(place: Place, content: Content, found: Found) -> str:
     return f"{name} in a full checkpoint" if found.siblings else name
 
 
-def _seen(found: Found, layout: str) -> str:
+def _seen(found: Found, network: str, layout: str) -> str:
     first = next(iter(found.pieces.values())).entry.key
     under = f" under `{found.prefix}`" if found.prefix else ""
-    return f"{len(found.pieces)} tensors{under} named like `{first}`: {found.network} in the layout {layout}"
+    return f"{len(found.pieces)} tensors{under} named like `{first}`: {network} in the layout {layout}"
 
 
 def _main_dtype(pieces: Mapping[str, Piece]) -> torch.dtype:

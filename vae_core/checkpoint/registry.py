@@ -10,7 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .keymaps import DIFFUSERS, FLAX, LDM, TAESD, TAESD_MODULE, Keymap
+from ..spec import COGVIDEOX, KL, TINY, WAN
+from .keymaps import (
+    COGVIDEOX_ORIGINAL,
+    DIFFUSERS,
+    FLAX,
+    LDM,
+    PLAIN,
+    TAESD,
+    TAESD_MODULE,
+    WAN_ORIGINAL,
+    Keymap,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +32,29 @@ class Layout:
     tell: str
     """Pattern of the keys that only this layout has, after any prefix."""
     keymap: Keymap
-    tiny: bool = False
+    network: str = KL
+    """The class that the tensors belong to; `WAN` for Qwen-Image's too, whose names are the same."""
 
 
 _TINY_LEAF = r"(?:conv\.[024]|pool\.[013])\.(?:weight|bias)$"
 
 LAYOUTS: tuple[Layout, ...] = (
+    Layout("original", r"(?:en|de)coder\.(?:middle|downsamples|upsamples)\.\d+\.residual\.", WAN_ORIGINAL, WAN),
+    Layout(
+        "diffusers",
+        r"(?:encoder\.down_blocks\.\d+|(?:decoder\.up_blocks\.\d+|(?:en|de)coder\.mid_block)\.resnets\.\d+)\.norm\d\.gamma$",
+        PLAIN,
+        WAN,
+    ),
+    Layout(
+        "original", r"(?:encoder\.down|decoder\.up)\.\d+\.block\.\d+\.conv\d\.conv\.", COGVIDEOX_ORIGINAL, COGVIDEOX
+    ),
+    Layout(
+        "diffusers",
+        r"(?:encoder\.down|decoder\.up)_blocks\.\d+\.resnets\.\d+\.conv\d\.conv\.",
+        PLAIN,
+        COGVIDEOX,
+    ),
     Layout("ldm", r"(?:encoder\.down|decoder\.up)\.\d+\.block\.\d+\.|(?:en|de)coder\.mid\.(?:block|attn)_\d\.", LDM),
     Layout(
         "diffusers",
@@ -38,10 +66,11 @@ LAYOUTS: tuple[Layout, ...] = (
         r"(?:encoder\.down|decoder\.up)_blocks_\d+\.resnets_\d+\.|(?:en|de)coder\.mid_block\.resnets_\d+\.",
         FLAX,
     ),
-    Layout("diffusers", rf"(?:en|de)coder\.layers\.\d+\.{_TINY_LEAF}", DIFFUSERS, tiny=True),
-    Layout("comfyui taesd", rf"taesd_(?:en|de)coder\.\d+\.{_TINY_LEAF}", TAESD, tiny=True),
-    Layout("taesd module", rf"(?:en|de)coder\.\d+\.{_TINY_LEAF}", TAESD_MODULE, tiny=True),
+    Layout("diffusers", rf"(?:en|de)coder\.layers\.\d+\.{_TINY_LEAF}", DIFFUSERS, TINY),
+    Layout("comfyui taesd", rf"taesd_(?:en|de)coder\.\d+\.{_TINY_LEAF}", TAESD, TINY),
+    Layout("taesd module", rf"(?:en|de)coder\.\d+\.{_TINY_LEAF}", TAESD_MODULE, TINY),
 )
+"""The first whose tell is seen. The names of a video network contain those of a picture's, so they come first."""
 
 TAESD_HALF = rf"\d+\.{_TINY_LEAF}"
 """Pattern of a key in one of the two files of a TAESD, which number the layers of a Sequential."""
@@ -59,10 +88,10 @@ class Tell(NamedTuple):
 
 @dataclass(frozen=True)
 class Other:
-    """A model that is recognised and not loaded."""
+    """A model that is recognised, and not loaded if it has a title."""
 
     title: str
-    """Completes "looks like ..."."""
+    """Completes "looks like ..."; "" for one that is loaded after all, so that the rows below it are not asked."""
     tells: tuple[Tell, ...]
     classes: tuple[str, ...] = ()
     """Its diffusers classes, for a config.json."""
@@ -70,6 +99,10 @@ class Other:
 
 def _other(title: str, *tells: str | Tell, classes: tuple[str, ...] = ()) -> Other:
     return Other(title, tuple(Tell(tell) if isinstance(tell, str) else tell for tell in tells), classes)
+
+
+def _loaded(*tells: str) -> Other:
+    return _other("", *tells)
 
 
 _ANY5 = (None,) * 5
@@ -88,7 +121,19 @@ OTHER_VAES: tuple[Other, ...] = (
     ),
     _other("an AsymmetricAutoencoderKL", "decoder.encoder.layers.0.weight", "decoder.conv_in.weight"),
     _other("a VQ-VAE (VQModel)", "quantize.embedding.weight", classes=("VQModel",)),
-    _other("the CogVideoX video VAE", "decoder.norm_out.conv_y.conv.weight", classes=("AutoencoderKLCogVideoX",)),
+    _loaded("decoder.norm_out.conv_y.conv.weight"),  # CogVideoX
+    _other(
+        "the Wan 2.2 video VAE",
+        "decoder.middle.0.residual.0.gamma",
+        "decoder.upsamples.0.upsamples.0.residual.2.weight",
+    ),
+    _loaded("decoder.middle.0.residual.0.gamma"),  # Wan 2.1 and Qwen-Image
+    _other(
+        "the Wan 2.2 video VAE",
+        "decoder.mid_block.resnets.0.norm1.gamma",
+        "decoder.up_blocks.0.upsampler.resample.1.weight",
+    ),
+    _loaded("decoder.mid_block.resnets.0.norm1.gamma"),  # Wan 2.1 and Qwen-Image, diffusers naming
     _other(
         "the HunyuanVideo 1.5 video VAE",
         Tell("decoder.conv_in.conv.weight", (None, 32, None, None, None)),
@@ -110,22 +155,6 @@ OTHER_VAES: tuple[Other, ...] = (
         Tell("decoder.conv_in.weight", (None, 64, None, None)),
         "encoder.down.5.block.0.conv1.weight",
         classes=("AutoencoderKLHunyuanImage",),
-    ),
-    _other(
-        "the Wan 2.2 video VAE",
-        "decoder.middle.0.residual.0.gamma",
-        "decoder.upsamples.0.upsamples.0.residual.2.weight",
-    ),
-    _other("the Wan 2.1 video VAE", "decoder.middle.0.residual.0.gamma", classes=("AutoencoderKLWan",)),
-    _other(
-        "the Wan 2.2 video VAE",
-        "decoder.mid_block.resnets.0.norm1.gamma",
-        "decoder.up_blocks.0.upsampler.resample.1.weight",
-    ),
-    _other(
-        "the Wan 2.1 video VAE (or Qwen-Image's, which has the same tensors)",
-        "decoder.mid_block.resnets.0.norm1.gamma",
-        classes=("AutoencoderKLQwenImage",),
     ),
     _other("the LTX video VAE", "decoder.up_blocks.0.res_blocks.0.conv1.conv.weight"),
     _other(
@@ -209,9 +238,20 @@ SIBLING_HINTS: tuple[Hint, ...] = (
     Hint("edm_mean", "playground25"),
     Hint("conditioner.embedders.", "sdxl"),
     Hint("joint_blocks.0.", "sd3"),
+    Hint("txt_norm.weight", "qwen-image"),
+    Hint("head.modulation", "wan21"),
     Hint("double_blocks.0.img_attn.norm.key_norm.scale", "flux1"),
     Hint("cond_stage_model.model.transformer.", "sd2"),
     Hint("cond_stage_model.transformer.text_model.", "sd1"),
+)
+
+# Patterns of names of video models, lower case. "CogVideoX1.5-5B" names two sizes: the family's number decides.
+_CLIP_HINTS = (
+    Hint(r"qwen", "qwen-image"),
+    Hint(r"(?<![a-z])wan(?:video|vae)?(?![a-z])", "wan21"),
+    Hint(r"cog.*(?<!\d)1[._-]?5(?!\d)", "cogvideox-1.5"),
+    Hint(r"cog.*(?<!\d)2b(?![a-z])", "cogvideox-2b"),
+    Hint(r"cog.*(?<!\d)5b(?![a-z])", "cogvideox-5b"),
 )
 
 METADATA_KEYS = ("modelspec.architecture", "modelspec.implementation", "modelspec.title")
@@ -223,6 +263,7 @@ METADATA_HINTS: tuple[Hint, ...] = (
     Hint(r"flux[-.]?1", "flux1"),
     Hint(r"stable-diffusion-v2", "sd2"),
     Hint(r"stable-diffusion-v1", "sd1"),
+    *_CLIP_HINTS,
 )
 
 # Patterns in file and folder names, lower case. The tiny names come first: "taesdxl" contains "sdxl".
@@ -237,13 +278,15 @@ NAME_HINTS: tuple[Hint, ...] = (
     Hint(r"flux|^ae$", "flux1"),
     Hint(r"(?<![a-z])sd[-_.]?v?2|stable-diffusion-(v-?)?2|v2-[01]", "sd2"),
     Hint(r"(?<![a-z])sd[-_.]?v?1|stable-diffusion-v?-?1|v1-5|ft-(mse|ema)|kl-f8", "sd1"),
+    *_CLIP_HINTS,
 )
 
-FALLBACKS = ("sdxl", "flux1", "taesdxl", "taef1")
+FALLBACKS = ("sdxl", "flux1", "taesdxl", "taef1", "wan21", "cogvideox-5b")
 """Taken where nothing tells variants apart; the first that fits.
 
 A raw latent decodes to the same pixels under either name: only scale and shift, applied outside the network, and the
 safe dtypes differ. sdxl is the careful choice among the four-channel rows, since it forbids float16: chosen wrongly, it
 costs speed; the opposite mistake gives black pictures. FLUX.1's VAE is the 16-channel one that most models share
-(HiDream, Chroma, Lumina 2, Z-Image). The tiny rows follow.
+(HiDream, Chroma, Lumina 2, Z-Image). The tiny rows follow. Wan 2.1 and Qwen-Image have the same numbers; the first is
+the one that more models share. CogVideoX-5B's scale is that of its I2V model and of 1.5 too, 2B's is its own.
 """

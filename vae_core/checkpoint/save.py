@@ -14,16 +14,43 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import ConfigError, InputError
-from ..spec import KL, KL_FLUX2, TINY
+from ..spec import COGVIDEOX, KL, KL_FLUX2, QWEN, TINY, WAN
 from ..whole_files import whole
 from .config import OWN_CONFIG
 from .flax_file import write_flax
-from .keymaps import FLAX, LDM, LDM_FLUX2, TAESD, Keymap, last_level
+from .keymaps import (
+    COGVIDEOX_ORIGINAL,
+    FLAX,
+    LDM,
+    LDM_FLUX2,
+    PLAIN,
+    TAESD,
+    WAN_ORIGINAL,
+    Keymap,
+    numbering,
+)
 from .locate import CONFIG, FLAX_NAME, STEM, index_name
 from .reader import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES
 
 State = Mapping[str, Tensor]
 _FLAX_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+_SIGNS = {
+    "encoder.layers.0.weight": TINY,
+    "bn.running_mean": KL_FLUX2,
+    "decoder.norm_out.gamma": WAN,
+    "decoder.norm_out.conv_y.conv.weight": COGVIDEOX,
+}
+"""A name that only one network has; `WAN` stands for Qwen-Image's too, `KL` for what has none of them."""
+
+_ORIGINAL = {KL: LDM, KL_FLUX2: LDM_FLUX2, WAN: WAN_ORIGINAL, COGVIDEOX: COGVIDEOX_ORIGINAL}
+"""The names of the makers' own code, in one file."""
+
+# Source: comfy/sd.py of ComfyUI 0.8.0, which does not load CogVideoX's VAE.
+_COMFYUI = _ORIGINAL | {TINY: TAESD, COGVIDEOX: PLAIN}
+
+_OURS = {"pool_mid_blocks": False, "clip_output": True}
+"""Fields that diffusers' classes do not take, with what they mean where they are left out."""
 
 
 def save_diffusers(
@@ -76,16 +103,20 @@ def save_ldm(
     prefix: str = "",
     overwrite: bool = False,
 ) -> tuple[Path, ...]:
-    """Writes one file with the names of latent-diffusion, attention as 1x1 convolutions (.safetensors, .ckpt, .pt).
+    """Writes one file (.safetensors, .ckpt, .pt) with the names of latent-diffusion, attention as 1x1 convolutions.
+
+    A video network gets the names of its makers' code, as Wan2.1_VAE.pth and CogVideoX's 3d-vae.pt have them.
 
     `config` and `variant`, a name of `spec.VARIANTS`, are kept in the metadata, where `open_checkpoint` finds them;
     without `config`, neither: a guess should not be taken for a fact by the next reader.
     `prefix` is "first_stage_model." or "vae." for use in a full checkpoint. Raises InputError for a tiny VAE.
     """
-    network = KL_FLUX2 if "bn.running_mean" in state_dict else KL
-    if any(name.startswith("encoder.layers.") for name in state_dict):
+    network = _network_of(state_dict)
+    if network == TINY:
         raise InputError(f"{file}: {TINY} has no LDM layout; use save_taesd_pair or save_diffusers")
-    state = _spelled(LDM_FLUX2 if network == KL_FLUX2 else LDM, state_dict, prefix)
+    state = _spelled(_ORIGINAL[network], state_dict, prefix)
+    if network == WAN and config is not None and "input_channels" in config:
+        network = QWEN
     return _write_single(Path(file), network, config, state, variant, overwrite)
 
 
@@ -103,7 +134,7 @@ def save_taesd_pair(
     "taesd", "taesdxl", "taesd3", "taef1": the name is all that tells the variants apart. Raises InputError for another
     network, or where a file is in the way.
     """
-    if not any(key.startswith("encoder.layers.") for key in state_dict):
+    if _network_of(state_dict) != TINY:
         raise InputError(f"{folder}: only {TINY} has the two-file layout of TAESD")
     folder = _made(folder)
     state = _spelled(TAESD, state_dict)
@@ -123,9 +154,9 @@ def save_flax(
     Raises InputError for what that class has no place for: networks without quant convolutions or with a batch norm.
     """
     folder = _made(folder)
-    if not {"quant_conv.weight", "post_quant_conv.weight"} <= state_dict.keys() or "bn.running_mean" in state_dict:
+    if _network_of(state_dict) != KL or not {"quant_conv.weight", "post_quant_conv.weight"} <= state_dict.keys():
         raise InputError(
-            f"{folder}: FlaxAutoencoderKL has both quant convolutions and no batch norm; use save_diffusers"
+            f"{folder}: FlaxAutoencoderKL is for pictures, with both quant convolutions and no batch norm; use save_diffusers"
         )
     odd = next((tensor.dtype for tensor in state_dict.values() if tensor.dtype not in _FLAX_DTYPES), None)
     if odd is not None:
@@ -140,10 +171,15 @@ def save_flax(
 
 
 def comfyui_names(state_dict: State) -> dict[str, Tensor]:
-    """The tensors under the names that ComfyUI's own VAE objects have: latent-diffusion's, or those of its TAESD."""
-    if any(name.startswith("encoder.layers.") for name in state_dict):
-        return _spelled(TAESD, state_dict)
-    return _spelled(LDM_FLUX2 if "bn.running_mean" in state_dict else LDM, state_dict)
+    """The tensors under the names that ComfyUI's own VAE objects have: latent-diffusion's, Wan's, or those of its TAESD.
+
+    CogVideoX, which it has not, keeps the names of diffusers.
+    """
+    return _spelled(_COMFYUI[_network_of(state_dict)], state_dict)
+
+
+def _network_of(state_dict: State) -> str:
+    return next((network for name, network in _SIGNS.items() if name in state_dict), KL)
 
 
 def _made(folder: str | Path) -> Path:
@@ -155,14 +191,14 @@ def _made(folder: str | Path) -> Path:
 
 
 def _spelled(keymap: Keymap, state_dict: State, prefix: str = "") -> dict[str, Tensor]:
-    last = last_level(state_dict)
-    pairs = (keymap.theirs(name, tensor, last) for name, tensor in state_dict.items())
+    at = numbering(state_dict)
+    pairs = (keymap.theirs(name, tensor, at) for name, tensor in state_dict.items())
     return {prefix + key: tensor for key, tensor in pairs}
 
 
 def _config_text(network: str, config: Mapping[str, Any], **notes: Any) -> str:
     # A field of ours at its default is left out, so that diffusers does not warn of it.
-    fields = {name: value for name, value in config.items() if (name, value) != ("pool_mid_blocks", False)}
+    fields = {name: value for name, value in config.items() if name not in _OURS or value != _OURS[name]}
     try:
         return json.dumps({"_class_name": network, **notes, **fields}, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:

@@ -1,7 +1,9 @@
 """Which published variant a recognised network is, and its whole configuration.
 
-Shapes cannot tell SD 1, SD 2, SDXL and Playground apart, nor SD3 and FLUX.1, nor most of the tiny ones. In this order:
-the caller's word; a config; the rest of a full checkpoint; metadata; the name of the file; a default, said to be one.
+Shapes cannot tell SD 1, SD 2, SDXL and Playground apart, nor SD3 and FLUX.1, nor Wan and Qwen-Image, nor the sizes of
+CogVideoX, nor most of the tiny ones. In this order: the caller's word; a config; the rest of a full checkpoint; metadata; the
+name of the file; a default, said to be one. Where two classes have the same tensors (Wan's and Qwen-Image's), what the shapes
+show is said in the fields of each, and the variant decides between them.
 """
 
 from __future__ import annotations
@@ -16,8 +18,11 @@ from typing import Any
 from ..errors import CheckpointError, InputError, StateDictError
 from ..spec import KL_FLUX2, TINY, VARIANTS, Variant
 from .config import CONVENTION, FIELDS, Given, defaults
-from .infer import Shapes, infer_config
+from .infer import Shapes, infer_configs
 from .registry import FALLBACKS, METADATA_HINTS, METADATA_KEYS, NAME_HINTS, SIBLING_HINTS
+
+Inferred = Mapping[str, Mapping[str, Any]]
+"""For each class that the tensors may belong to, the fields that their shapes show; the likeliest class first."""
 
 
 @dataclass(frozen=True)
@@ -48,56 +53,59 @@ def require_known(variant: str | None) -> None:
         raise InputError(f"variant {variant!r} is not known; known are {', '.join(VARIANTS)}")
 
 
-def fitting(network: str, inferred: Mapping[str, Any]) -> list[Variant]:
+def fitting(inferred: Inferred) -> list[Variant]:
     """The rows whose configuration has every field that the shapes show."""
-    rows = (row for row in VARIANTS.values() if row.network == network)
-    return [row for row in rows if _agrees(defaults(network) | dict(row.config), inferred)]
+    rows = (row for row in VARIANTS.values() if row.network in inferred)
+    return [row for row in rows if _agrees(defaults(row.network) | dict(row.config), inferred[row.network])]
 
 
 def fitting_names(file: Path, network: str, shapes: Shapes) -> tuple[str, ...]:
     """Names of the variants that tensors of these shapes fit; () if none does or the tensors are incomplete."""
     try:
-        return tuple(row.name for row in fitting(network, infer_config(file, network, shapes)))
+        return tuple(row.name for row in fitting(infer_configs(file, network, shapes)))
     except CheckpointError:
         return ()
 
 
-def share_convention(names: Iterable[str]) -> bool:
-    """True if these variants agree on how a raw latent becomes the model's."""
-    return len({tuple(VARIANTS[name].config.get(field) for field in CONVENTION) for name in names}) <= 1
+def share_config(names: Iterable[str]) -> bool:
+    """True if these variants agree on their class and on how a raw latent becomes the model's."""
+    rows = [VARIANTS[name] for name in names]
+    return len({(row.network, *(row.config.get(field) for field in CONVENTION)) for row in rows}) <= 1
 
 
-def choose(
-    file: Path, network: str, inferred: Mapping[str, Any], given: Given | None, clues: Clues, forced: str | None
-) -> Choice:
+def choose(file: Path, inferred: Inferred, given: Given | None, clues: Clues, forced: str | None) -> Choice:
     """The variant and configuration. `forced` is the caller's word, `given` a config that belongs to the tensors.
 
     Raises StateDictError if `forced` or `given` contradicts the shapes, CheckpointError for widths that do not split
-    into the groups of GroupNorm, or latent statistics of another length.
+    into the groups of GroupNorm, latent statistics of another length, or more halvings of time than levels.
     """
-    _check_sizes(file, network, inferred)
+    for network, shown in inferred.items():
+        _check_sizes(file, network, shown)
     if given is not None:
-        check_agreement(file, network, inferred, given)
-    rows = fitting(network, inferred)
+        check_agreement(file, inferred, given)
+    rows = fitting(inferred)
     if forced is not None:
-        choice = _forced(file, network, inferred, given, rows, forced)
+        choice = _forced(file, inferred, given, rows, forced)
     elif given is not None:
-        choice = _from_config(file, network, inferred, given, rows, clues)
+        choice = _from_config(file, inferred, given, rows, clues)
     else:
-        choice = _from_clues(file, network, inferred, rows, clues)
+        choice = _from_clues(file, inferred, rows, clues)
     _check_groups(file, choice.config)
+    _check_frames(file, choice.config)
     _check_statistics(file, choice.config)
     return choice
 
 
-def check_agreement(file: Path, network: str, inferred: Mapping[str, Any], given: Given) -> None:
+def check_agreement(file: Path, inferred: Inferred, given: Given) -> None:
     """Raises StateDictError if a config states what the tensors disprove."""
-    if given.network not in (None, network):
-        raise StateDictError(f"{file}: its tensors are those of {network}, and {given.source} says {given.network}")
+    network = given.network or next(iter(inferred))
+    if network not in inferred:
+        theirs = " or ".join(inferred)
+        raise StateDictError(f"{file}: its tensors are those of {theirs}, and {given.source} says {network}")
     stated = dict(given.values)
     if stated.get("decoder_block_out_channels") == stated.get("block_out_channels", ()) and network == KL_FLUX2:
         stated["decoder_block_out_channels"] = None
-    for name, shown in inferred.items():
+    for name, shown in inferred[network].items():
         if name in stated and stated[name] != shown:
             raise StateDictError(
                 f"{file}: {given.source} says {name} {_show(stated[name])}, and the tensors have {_show(shown)}; "
@@ -109,25 +117,23 @@ def _agrees(config: Mapping[str, Any], inferred: Mapping[str, Any]) -> bool:
     return all(config.get(name) == value for name, value in inferred.items())
 
 
-def _forced(
-    file: Path, network: str, inferred: Mapping[str, Any], given: Given | None, rows: list[Variant], forced: str
-) -> Choice:
+def _forced(file: Path, inferred: Inferred, given: Given | None, rows: list[Variant], forced: str) -> Choice:
     row = VARIANTS[forced]
     if row not in rows:
         fits = f"they fit {_names(rows)}" if rows else f"they fit none of the known ones ({_sketch(inferred)})"
         raise StateDictError(f"{file}: the tensors do not fit variant '{forced}'; {fits}: choose that, or none")
     stated = {} if given is None else {k: v for k, v in given.values.items() if k not in CONVENTION}
-    config = _complete(network, stated, row.config, inferred)
+    config = _complete(row.network, stated, row.config, inferred[row.network])
     return Choice(row, config, (f"variant '{forced}' was asked for and fits",))
 
 
-def _from_config(
-    file: Path, network: str, inferred: Mapping[str, Any], given: Given, rows: list[Variant], clues: Clues
-) -> Choice:
-    config = _complete(network, given.values, inferred)
+def _from_config(file: Path, inferred: Inferred, given: Given, rows: list[Variant], clues: Clues) -> Choice:
+    network = given.network or next(iter(inferred))
+    config = _complete(network, given.values, inferred[network])
     why = [f"{given.source} gives the configuration"]
     if given.unknown:
         why.append(f"{given.source} has fields that the network does not take, ignored: {', '.join(given.unknown)}")
+    rows = [row for row in rows if row.network == network]
     rows = [row for row in rows if _same_convention(defaults(network) | dict(row.config), config)]
     rows = [row for row in rows if row.name == given.variant] or rows
     if not rows:
@@ -136,13 +142,14 @@ def _from_config(
     return Choice(row, config, (*why, reason), candidates)
 
 
-def _from_clues(file: Path, network: str, inferred: Mapping[str, Any], rows: list[Variant], clues: Clues) -> Choice:
+def _from_clues(file: Path, inferred: Inferred, rows: list[Variant], clues: Clues) -> Choice:
     if not rows:
-        config = _complete(network, inferred)
+        network, shown = next(iter(inferred.items()))
+        config = _complete(network, shown)
         why = f"no published variant has these shapes ({_sketch(inferred)}): a custom {network} with the class defaults"
         return Choice(_custom(network, config, file), config, (why,))
     row, candidates, reason = _narrow(rows, clues)
-    return Choice(row, _complete(network, row.config, inferred), (reason,), candidates)
+    return Choice(row, _complete(row.network, row.config, inferred[row.network]), (reason,), candidates)
 
 
 def _narrow(rows: list[Variant], clues: Clues) -> tuple[Variant, tuple[str, ...], str]:
@@ -189,7 +196,7 @@ def _complete(network: str, *layers: Mapping[str, Any]) -> dict[str, Any]:
     config = defaults(network)
     for layer in layers:
         config |= dict(layer)
-    if network != TINY:
+    if "down_block_types" in config:
         levels = len(config["block_out_channels"])
         config["down_block_types"] = config["down_block_types"][:1] * levels
         config["up_block_types"] = config["up_block_types"][:1] * levels
@@ -237,12 +244,24 @@ def _check_groups(file: Path, config: Mapping[str, Any]) -> None:
         )
 
 
+def _check_frames(file: Path, config: Mapping[str, Any]) -> None:
+    ratio, levels = config.get("temporal_compression_ratio", 1), len(config.get("block_out_channels", ()))
+    if ratio > 1 and ratio >= 2**levels:
+        raise CheckpointError(
+            f"{file}: {levels} levels cannot halve time to a temporal_compression_ratio of {ratio}, which no tensor shows; "
+            "put a config.json that states temporal_compression_ratio beside the file"
+        )
+
+
 def _check_statistics(file: Path, config: Mapping[str, Any]) -> None:
-    channels = config["latent_channels"]
+    channels = config.get("latent_channels") or config["z_dim"]
     for name in ("latents_mean", "latents_std"):
         values = config.get(name)
         if values is not None and len(values) != channels:
-            raise CheckpointError(f"{file}: `{name}` has {len(values)} entries for {channels} latent channels")
+            raise CheckpointError(
+                f"{file}: `{name}` has {len(values)} entries for {channels} latent channels, and no tensor shows it; "
+                f"put a config.json that states {name} beside the file"
+            )
 
 
 def _names(rows: Sequence[Variant]) -> str:
@@ -253,6 +272,10 @@ def _show(value: Any) -> str:
     return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
-def _sketch(inferred: Mapping[str, Any]) -> str:
-    widths = inferred.get("block_out_channels") or inferred.get("encoder_block_out_channels")
-    return f"widths {_show(widths)}, {inferred['latent_channels']} latent channels"
+def _sketch(inferred: Inferred) -> str:
+    shown = next(iter(inferred.values()))
+    if "dim_mult" in shown:
+        widths = tuple(shown["base_dim"] * n for n in shown["dim_mult"])
+        return f"widths {_show(widths)}, {shown['z_dim']} latent channels"
+    widths = shown.get("block_out_channels") or shown.get("encoder_block_out_channels")
+    return f"widths {_show(widths)}, {shown['latent_channels']} latent channels"

@@ -29,7 +29,7 @@ class Ferry:
         self.side = torch.cuda.Stream(device) if self.pinned and torch.cuda.is_available() else None
         self._buffers: dict[object, Tensor] = {}
         self._last: dict[object, Any] = {}
-        self._storing: _Storing | None = None
+        self._storing: dict[object, _Storing] = {}
 
     def fetch(self, part: Tensor, slot: object) -> Tensor:
         """A contiguous copy on the device of a part of a Field that lives elsewhere; `slot` names the buffer to go through.
@@ -52,27 +52,31 @@ class Ferry:
         made.record_stream(main)
         return made
 
-    def store(self, data: Tensor, part: Tensor) -> None:
+    def store(self, data: Tensor, part: Tensor, slot: object = "out") -> None:
         """Copy a tile into a part of its Field; complete after `finish`, where the Field lives elsewhere."""
         if part.device == data.device or not self.pinned:
             part.copy_(data)
             return
-        self.finish()
-        staged = self._staged("out", data)
+        self._complete(slot)
+        staged = self._staged(slot, data)
         if self.side is None:
             staged.copy_(data)
-            self._storing = _Storing(part, staged, None)
+            self._storing[slot] = _Storing(part, staged, None)
             return
         done = torch.cuda.current_stream(self.device).record_event()
         self.side.wait_event(done)
         with torch.cuda.stream(self.side):
             staged.copy_(data, non_blocking=True)
             data.record_stream(self.side)
-            self._storing = _Storing(part, staged, self.side.record_event())
+            self._storing[slot] = _Storing(part, staged, self.side.record_event())
 
     def finish(self) -> None:
         """Complete what `store` began."""
-        storing, self._storing = self._storing, None
+        for slot in [*self._storing]:
+            self._complete(slot)
+
+    def _complete(self, slot: object) -> None:
+        storing = self._storing.pop(slot, None)
         if storing is not None:
             if storing.event is not None:
                 storing.event.synchronize()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from .attention import Attention
-from .config import Config, require, require_positive_ints
+from .config import Config, require, require_block_types, require_positive_ints
 from .layers import Conv2d, GroupNorm, UpsampleConv2d, activation, plus, silu
 from .passes import Field, Op
 
@@ -49,10 +49,7 @@ class AutoencoderKLConfig(Config):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "block_out_channels", tuple(self.block_out_channels))
-        levels = len(self.block_out_channels)
-        object.__setattr__(self, "down_block_types", tuple(self.down_block_types) or ("DownEncoderBlock2D",) * levels)
-        object.__setattr__(self, "up_block_types", tuple(self.up_block_types) or ("UpDecoderBlock2D",) * levels)
-        self._check(levels)
+        self._check(len(self.block_out_channels))
 
     def _check(self, levels: int) -> None:
         check_widths("block_out_channels", self.block_out_channels, self.norm_num_groups)
@@ -60,14 +57,8 @@ class AutoencoderKLConfig(Config):
         require_positive_ints(
             "in_channels, out_channels, latent_channels", (self.in_channels, self.out_channels, self.latent_channels)
         )
-        for name, types, known in (
-            ("down_block_types", self.down_block_types, "DownEncoderBlock2D"),
-            ("up_block_types", self.up_block_types, "UpDecoderBlock2D"),
-        ):
-            right = len(types) == levels and set(types) == {known}
-            require(
-                right, f"{name} must name {known!r} once for each of the {levels} block_out_channels; got {types!r}"
-            )
+        for name, known in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
+            object.__setattr__(self, name, require_block_types(name, getattr(self, name), known, levels))
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..geometry import Region, Span, Window, convolution_window, slices
+from ..geometry import Region, Span, Window, convolution_window
 from .layers import Pads, cast, pad, padded_elements, split_pads, wide
-from .passes import Field, OnTile, Op, Place, Shape, Source, Tile
+from .passes import Field, OnTile, Op, OpCache, Place, Shape, Source, Tile
 
 
 class CausalConv3d(nn.Conv3d, Op):
@@ -66,14 +66,14 @@ class CausalConv3d(nn.Conv3d, Op):
 
     def bind(self, source: Source) -> OnTile:
         weight, bias = self.weight.to(source.dtype), cast(self.bias, source.dtype)
-        past, keep = source.past(self), source.keep(self)
+        cache = source.cache(self)
 
         def on_tile(tile: Tile, place: Place) -> Tensor:
             x, missing = tile.data, place.missing
-            if keep is not None:
-                _write_last(*keep, tile, place)
-            if past is not None and missing[0][0]:
-                x, missing = _behind(past, tile, place)
+            if cache is not None:
+                cache.keep(*_own(tile, place))
+                if cache.frames and missing[0][0]:
+                    x, missing = _behind(cache, tile, place)
             return self._convolve(x, missing, weight, bias)
 
         return on_tile
@@ -100,22 +100,21 @@ class CausalConv3d(nn.Conv3d, Op):
         return behind * (2 if self.repeats_first else 1) + padded_elements(read, missing)
 
 
-def _write_last(keep: Tensor, first: int, tile: Tile, place: Place) -> None:
-    """Writes the chunk's frames from number `first` on, as far as a tile holds them, into `keep`."""
-    t, *sides = (w.span for w in place.windows)
-    start = max(t.start, first)
-    if start < t.stop:
-        kept = keep[tile.image : tile.image + 1, :, start - first : t.stop - first]
-        kept[slices(tuple(sides))].copy_(tile.data[:, :, start - t.start :])
+def _own(tile: Tile, place: Place) -> tuple[Tensor, int, Region]:
+    """The input of a tile without the halo around its frames, its image, and where it lies in the chunk."""
+    t, *windows = (w.span for w in place.windows)
+    sides = place.region[1:]
+    inside = [slice(s.start - w.start, s.stop - w.start) for s, w in zip(sides, windows, strict=True)]
+    return tile.data[:, :, :, inside[0], inside[1]], tile.image, (t, *sides)
 
 
-def _behind(past: Tensor, tile: Tile, place: Place) -> tuple[Tensor, Pads]:
+def _behind(cache: OpCache, tile: Tile, place: Place) -> tuple[Tensor, Pads]:
     """A tile behind the earlier frames that its window lacks, and what is missing still."""
     (before, after), *others = place.missing
-    count = min(before, past.shape[2])
+    count = min(before, cache.frames)
     sides = tuple(w.span for w in place.windows[1:])
-    earlier = past[tile.image : tile.image + 1, :, past.shape[2] - count :][slices(sides)]
-    return torch.cat([earlier.to(tile.data), tile.data], dim=2), ((before - count, after), *others)
+    earlier = cache.earlier(tile.image, (Span(cache.frames - count, cache.frames), *sides))
+    return torch.cat([earlier, tile.data], dim=2), ((before - count, after), *others)
 
 
 class RMSNorm(nn.Module, Op):
@@ -238,7 +237,11 @@ class Conditioned(Op):
 
     def of(self, x: Tensor) -> Tensor:
         z = self.z.data  # type: ignore[attr-defined]
-        return self._conditioned(x, z, x.shape[2:], tuple(Span(0, n) for n in x.shape[2:]), self.by, self.plus)
+        return self._conditioned(x, z, x.shape[2:], _everywhere(x), self.by, self.plus)
+
+    def literal(self, x: Tensor) -> Tensor:
+        z = _enlarged(self.z.data, _everywhere(x), x.shape[2:], self.z.shape[2:])  # type: ignore[attr-defined]
+        return x * self.by(z) + self.plus(z)
 
     def bind(self, source: Source) -> OnTile:
         z, by, plus = source.everything(self.z), self.by.at(source.dtype), self.plus.at(source.dtype)
@@ -277,6 +280,10 @@ class Conditioned(Op):
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
         return 3 * prod(made)
+
+
+def _everywhere(x: Tensor) -> Region:
+    return tuple(Span(0, n) for n in x.shape[2:])
 
 
 def _doubled(count: int, out: Span) -> list[int]:

@@ -22,7 +22,7 @@ from torch import nn
 
 from .autoencoder_kl import check_widths
 from .clips import CausalConv3d, Conditioned, halved_frames, repeated_frames
-from .config import Config, require, require_positive_ints
+from .config import Config, require, require_block_types, require_positive_ints
 from .layers import Conv2d, GroupNorm, UpsampleConv2d, activation, plus, silu
 from .passes import Field, Op
 
@@ -33,12 +33,12 @@ SPATIAL_NORM_EPS = 1e-6
 
 @dataclass(frozen=True)
 class AutoencoderKLCogVideoXConfig(Config):
-    """Fields and defaults as diffusers has them."""
+    """Fields and defaults as diffusers has them; block types that are left out are one for each level."""
 
     in_channels: int = 3
     out_channels: int = 3
-    down_block_types: tuple[str, ...] = ("CogVideoXDownBlock3D",) * 4
-    up_block_types: tuple[str, ...] = ("CogVideoXUpBlock3D",) * 4
+    down_block_types: tuple[str, ...] = ()
+    up_block_types: tuple[str, ...] = ()
     block_out_channels: tuple[int, ...] = (128, 256, 256, 512)
     latent_channels: int = 16
     layers_per_block: int = 3
@@ -58,13 +58,15 @@ class AutoencoderKLCogVideoXConfig(Config):
     invert_scale_latents: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("down_block_types", "up_block_types", "block_out_channels"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "block_out_channels", tuple(self.block_out_channels))
         check_widths("block_out_channels", self.block_out_channels, self.norm_num_groups)
+        levels = len(self.block_out_channels)
+        for name, known in (("down_block_types", "CogVideoXDownBlock3D"), ("up_block_types", "CogVideoXUpBlock3D")):
+            object.__setattr__(self, name, require_block_types(name, getattr(self, name), known, levels))
         require_positive_ints("layers_per_block, latent_channels", (self.layers_per_block, self.latent_channels))
         require_positive_ints("in_channels, out_channels", (self.in_channels, self.out_channels))
         halvings = log2(self.temporal_compression_ratio) if self.temporal_compression_ratio >= 1 else -1.0
-        right = halvings.is_integer() and halvings < len(self.block_out_channels)
+        right = halvings.is_integer() and halvings < levels
         require(right, f"temporal_compression_ratio must be a power of 2 that the levels can halve; got {halvings}")
         plain = not (self.use_quant_conv or self.use_post_quant_conv)
         require(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -30,6 +30,14 @@ def require(holds: bool, sentence: str) -> None:
     """Raises ConfigError with `sentence` unless `holds`."""
     if not holds:
         raise ConfigError(sentence)
+
+
+def require_block_types(name: str, given: Sequence[str], known: str, levels: int) -> tuple[str, ...]:
+    """The block types of a network with `levels` levels, by default `known` for each; raises ConfigError for any others."""
+    types = tuple(given) or (known,) * levels
+    right = len(types) == levels and set(types) == {known}
+    require(right, f"{name} must name {known!r} once for each of the {levels} block_out_channels; got {types!r}")
+    return types
 
 
 def require_positive_ints(name: str, values: tuple[int, ...]) -> None:

@@ -11,7 +11,7 @@ just that region. Several operations in one pass run over one tile in turn, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import Region, Window
+from ..schedule import Home
 
 Shape = tuple[int, ...]
 
@@ -90,13 +91,25 @@ class Source(Protocol):
         """One image's region of another Field, `1 c …`, on the device that computes."""
         ...
 
-    def past(self, op: Op) -> Tensor | None:
-        """The frames that entered an operation in the chunk before, `b c n h w`, wherever they are; None in the first chunk."""
+    def cache(self, op: Op) -> OpCache | None:
+        """The causal cache of an operation that looks back; None where there is none: the first chunk is the last as well."""
         ...
 
-    def keep(self, op: Op) -> tuple[Tensor, int] | None:
-        """Where to write the last frames that enter an operation, `b c n h w`, and the first one's number in the chunk, negative
-        for one of the chunk before; None where they are not asked for."""
+
+class OpCache(Protocol):
+    """One operation's causal cache during one pass: the frames that entered it before the chunk, and those to be kept of it."""
+
+    @property
+    def frames(self) -> int:
+        """How many frames that entered the operation before the chunk are known."""
+        ...
+
+    def earlier(self, image: int, region: Region) -> Tensor:
+        """A part of them, `1 c …`, on the device that computes; t counts from the oldest."""
+        ...
+
+    def keep(self, tile: Tensor, image: int, region: Region) -> None:
+        """Keeps of a tile of the operation's input what the next chunk needs; `region` is where it lies in the chunk."""
         ...
 
 
@@ -203,19 +216,40 @@ n at most its `reach`."""
 
 
 class Carry:
-    """The causal cache on its way through one chunk: what came from the chunk before, and what goes to the next."""
+    """The causal cache on its way through one chunk: what came from the chunk before, and what goes to the next.
 
-    def __init__(self, before: CausalCache | None = None):
-        self.before: CausalCache = before or {}
+    `keeps` is False for the last chunk. With `consumes`, what came is let go as soon as what goes is complete, operation by
+    operation: less memory, and no way back to the beginning of the chunk.
+    """
+
+    def __init__(
+        self,
+        before: CausalCache | None = None,
+        homes: Mapping[Op, Home] | None = None,
+        *,
+        keeps: bool = True,
+        consumes: bool = False,
+    ):
+        self.before: dict[Op, Tensor] = dict(before or {})
         self.after: dict[Op, Tensor] = {}
+        self.homes, self.keeps, self.consumes = homes or {}, keeps, consumes
 
     def keep(self, op: Op, x: Tensor) -> None:
         """The last frames of what was and of `x`, as many as the operation looks back; a copy."""
+        if not self.keeps:
+            return
         kept = x[:, :, -op.reach :]
         past = self.before.get(op)
         if past is not None and kept.shape[2] < op.reach:
-            kept = torch.cat([past[:, :, kept.shape[2] - op.reach :].to(kept), kept], dim=2)
-        self.after[op] = kept.clone()
+            self.after[op] = torch.cat([past[:, :, kept.shape[2] - op.reach :].to(kept), kept], dim=2)
+        else:
+            self.after[op] = kept.clone()
+
+    def passed(self, ops: Iterable[Op]) -> None:
+        """The chunk is through these operations."""
+        if self.consumes:
+            for op in ops:
+                self.before.pop(op, None)
 
 
 def kept_frames(op: Op, frames: int, past: int) -> int:
@@ -298,15 +332,17 @@ class Whole:
     def through(self, *ops: Op) -> Whole:
         x = self.data
         for i, op in enumerate(ops):
-            if self.literal:
-                x = op.literal(x)
-            elif op.reach and self.carry is not None:
+            if op.reach and self.carry is not None:
                 self.carry.keep(op, x)
                 x = op.of_after(x, self.carry.before.get(op))
+            elif self.literal:
+                x = op.literal(x)
             elif i > 0 and not torch.is_grad_enabled():
                 x = op.over(x)
             else:
                 x = op.of(x)
+        if self.carry is not None:
+            self.carry.passed(ops)
         return self._made(x)
 
     def whole(self, function: Callable[[Tensor], Tensor]) -> Whole:

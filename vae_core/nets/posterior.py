@@ -100,7 +100,7 @@ class Output:
 
 @dataclass(frozen=True)
 class AutoencoderKLOutput(Output):
-    """What `AutoencoderKL.encode` returns."""
+    """What `encode` returns where there is a posterior."""
 
     latent_dist: DiagonalGaussianDistribution
 
@@ -114,7 +114,7 @@ class AutoencoderTinyOutput(Output):
 
 @dataclass(frozen=True)
 class DecoderOutput(Output):
-    """What every `decode` returns: pixels `b c h w`, about [-1, 1]."""
+    """What every `decode` returns: pixels `b c h w`, or `b c t h w`, about [-1, 1]."""
 
     sample: Tensor
     commit_loss: Tensor | None = None

@@ -44,6 +44,15 @@ class TracedPass(NamedTuple):
         return (*self.reads, *self.reads_all)
 
 
+class Cached(NamedTuple):
+    """The causal cache of one operation: what comes in and what goes out."""
+
+    past: Shape
+    kept: Shape
+    replaced_in: int
+    """The pass in which the one makes room for the other."""
+
+
 @dataclass(eq=False)
 class Trace:
     """The passes of one forward, in order; Fields are numbered in order of appearance, 0 is the input."""
@@ -52,8 +61,10 @@ class Trace:
     shapes: list[Shape] = field(default_factory=list)
     past: Mapping[Op, int] = field(default_factory=dict)
     """The causal cache that comes in: for each operation that looks back, how many frames are known."""
-    kept: dict[Op, Shape] = field(default_factory=dict)
-    """The causal cache that goes out: for each of them, the shape of what is kept."""
+    keeps: bool = True
+    """A causal cache goes out: another chunk follows."""
+    cached: dict[Op, Cached] = field(default_factory=dict)
+    """Each operation that looks back, in order."""
 
     @property
     def images(self) -> int:
@@ -62,6 +73,11 @@ class Trace:
     @property
     def operations(self) -> int:
         return sum(p.operations for p in self.passes)
+
+    @property
+    def carries(self) -> bool:
+        """A causal cache comes in or goes out."""
+        return any(c.past[2] or c.kept[2] for c in self.cached.values())
 
     def last_use(self) -> list[int]:
         """Per Field the index of the last pass that reads it; the number of passes for the result."""
@@ -115,7 +131,7 @@ class TracedField:
         stages = chain.stages(self.shape)
         for op, shape in zip(ops, stages[:-1], strict=True):
             if op.reach:
-                self._keep(op, shape)
+                self._look_back(op, shape)
         reads = tuple(_index(f) for op in ops for f in op.reads())
         reads_all = tuple(_index(f) for op in ops for f in op.reads_all())
         return self._made(TracedPass(chain, stages, self.index, reads, reads_all, len(self.trace.shapes)))
@@ -124,11 +140,13 @@ class TracedField:
         return self._made(TracedPass(Chain(()), [self.shape], self.index, (), (self.index,), len(self.trace.shapes)))
 
     def remember(self, op: Op) -> None:
-        self._keep(op, self.shape)
+        self._look_back(op, self.shape)
 
-    def _keep(self, op: Op, shape: Shape) -> None:
+    def _look_back(self, op: Op, shape: Shape) -> None:
         b, c, t, *sizes = shape
-        self.trace.kept[op] = (b, c, kept_frames(op, t, self.trace.past.get(op, 0)), *sizes)
+        trace, past = self.trace, self.trace.past.get(op, 0)
+        kept = kept_frames(op, t, past) if trace.keeps else 0
+        trace.cached[op] = Cached((b, c, past, *sizes), (b, c, kept, *sizes), len(trace.passes))
 
     def frames(self) -> TracedField:
         b, c, t, *sizes = self.shape
@@ -157,8 +175,13 @@ def _index(field: Field) -> int:
     return field.index
 
 
-def trace(forward: Callable[[Field], Field], shape: Shape, past: Mapping[Op, int] | None = None) -> Trace:
-    """The passes that `forward` makes of an input of `shape`, without any data; `past` is the causal cache that it finds."""
-    traced = Trace(shapes=[tuple(shape)], past=past or {})
+def trace(
+    forward: Callable[[Field], Field], shape: Shape, past: Mapping[Op, int] | None = None, *, keeps: bool = True
+) -> Trace:
+    """The passes that `forward` makes of an input of `shape`, without any data.
+
+    Of a chunk of a clip, `past` is the causal cache that it finds, in frames, and `keeps` whether another chunk follows.
+    """
+    traced = Trace(shapes=[tuple(shape)], past=past or {}, keeps=keeps)
     forward(TracedField(traced, 0, tuple(shape)))
     return traced

@@ -39,31 +39,90 @@ LATENTS_STD = (
 
 
 @dataclass(frozen=True)
-class AutoencoderKLWanConfig(Config):
-    """Fields and defaults as diffusers has them, for Wan 2.1."""
-
+class _SharedConfig(Config):
     base_dim: int = 96
-    decoder_base_dim: int | None = None
     z_dim: int = 16
     dim_mult: tuple[int, ...] = (1, 2, 4, 4)
     num_res_blocks: int = 2
+    attn_scales: tuple[float, ...] = ()
     temperal_downsample: tuple[bool, ...] = (False, True, True)
+    dropout: float = 0.0
     latents_mean: tuple[float, ...] = LATENTS_MEAN
     latents_std: tuple[float, ...] = LATENTS_STD
-    in_channels: int = 3
-    out_channels: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("dim_mult", "temperal_downsample", "latents_mean", "latents_std"):
+        for name in ("dim_mult", "attn_scales", "temperal_downsample", "latents_mean", "latents_std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         require_positive_ints("base_dim, z_dim, num_res_blocks", (self.base_dim, self.z_dim, self.num_res_blocks))
         require_positive_ints("dim_mult", self.dim_mult)
-        require_positive_ints("in_channels, out_channels", (self.in_channels, self.out_channels))
-        levels = len(self.dim_mult)
-        fits = len(self.temperal_downsample) >= levels - 1
-        require(fits, f"temperal_downsample must say for each of the {levels - 1} halvings whether time is halved too")
+        plain = not self.attn_scales and self.dropout == 0
+        require(plain, "attn_scales must be empty and dropout 0 for this network; no published weights have others")
+        fits = len(self.temperal_downsample) >= self.halvings
+        require(
+            fits, f"temperal_downsample must say for each of the {self.halvings} halvings whether time is halved too"
+        )
         for name, values in (("latents_mean", self.latents_mean), ("latents_std", self.latents_std)):
             require(len(values) == self.z_dim, f"{name} has {len(values)} entries for {self.z_dim} latent channels")
+
+    @property
+    def halvings(self) -> int:
+        """Levels at which height and width are halved."""
+        return len(self.dim_mult) - 1
+
+    @property
+    def halvings_t(self) -> int:
+        """Levels at which time is halved too."""
+        return sum(self.temperal_downsample[: self.halvings])
+
+
+@dataclass(frozen=True)
+class AutoencoderKLWanConfig(_SharedConfig):
+    """Fields and defaults as diffusers has them, for Wan 2.1.
+
+    The scale factors follow from the levels, and decoded pixels are clamped whatever `clip_output` says, as diffusers does; the
+    fields are there for the config.json files that have them.
+    """
+
+    decoder_base_dim: int | None = None
+    is_residual: bool = False
+    in_channels: int = 3
+    out_channels: int = 3
+    patch_size: int | None = None
+    scale_factor_temporal: int | None = 4
+    scale_factor_spatial: int | None = 8
+    clip_output: bool = True
+
+    def __post_init__(self) -> None:
+        known = not self.is_residual and self.patch_size is None
+        require(known, "is_residual and patch_size belong to the network of Wan 2.2, which this version does not have")
+        super().__post_init__()
+        require_positive_ints("in_channels, out_channels", (self.in_channels, self.out_channels))
+
+
+@dataclass(frozen=True)
+class AutoencoderKLQwenImageConfig(_SharedConfig):
+    """Fields and defaults as diffusers has them; the network is that of Wan 2.1."""
+
+    input_channels: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive_ints("input_channels", (self.input_channels,))
+
+    @property
+    def in_channels(self) -> int:
+        return self.input_channels
+
+    @property
+    def out_channels(self) -> int:
+        return self.input_channels
+
+    @property
+    def decoder_base_dim(self) -> None:
+        return None
+
+
+AnyConfig = AutoencoderKLWanConfig | AutoencoderKLQwenImageConfig
 
 
 class ResidualBlock(nn.Module):
@@ -156,7 +215,7 @@ class MidBlock(nn.Module):
 class Encoder(nn.Module):
     """Pixels `b 3 t h w` of one chunk → moments `b 2z t' h/8 w/8` (before quant_conv)."""
 
-    def __init__(self, config: AutoencoderKLWanConfig):
+    def __init__(self, config: AnyConfig):
         super().__init__()
         widths = [config.base_dim * n for n in (1, *config.dim_mult)]
         self.conv_in = CausalConv3d(config.in_channels, widths[0], 3)
@@ -192,7 +251,7 @@ class UpBlock(nn.Module):
 class Decoder(nn.Module):
     """Latents `b z t h w` of one chunk (after post_quant_conv) → pixels `b 3 t' 8h 8w`, about [-1, 1], not clamped."""
 
-    def __init__(self, config: AutoencoderKLWanConfig):
+    def __init__(self, config: AnyConfig):
         super().__init__()
         base, levels = config.decoder_base_dim or config.base_dim, len(config.dim_mult)
         widths = [base * n for n in (config.dim_mult[-1], *config.dim_mult[::-1])]
@@ -222,7 +281,7 @@ class Decoder(nn.Module):
 class WanNetwork(nn.Module):
     """Encoder, decoder and the pointwise convolutions between them and the latent."""
 
-    def __init__(self, config: AutoencoderKLWanConfig):
+    def __init__(self, config: AnyConfig):
         super().__init__()
         self.config = config
         self.encoder, self.decoder = Encoder(config), Decoder(config)

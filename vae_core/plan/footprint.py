@@ -5,14 +5,15 @@ It mirrors what stream/run.py, stream/whole.py and stream/depth_first.py allocat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import NamedTuple
 
 from ..geometry import Region, Span, Window, cut, span_kinds
 from ..nets.passes import Op, Place
-from ..nets.trace import Trace, TracedPass
+from ..nets.trace import Cached, Trace, TracedPass
+from ..schedule import HOMES, Home
 
 VECTOR_BYTES = 16 * 4
 """Per channel: statistics of one tile and what merging them takes, at most so many vectors of float32."""
@@ -49,6 +50,8 @@ class _Stage(NamedTuple):
     scratch: int
     parts: tuple[int, ...]
     strided_parts: bool
+    cached: int
+    """Of the causal cache: read by the tile, and written by it."""
 
 
 class _Kind(NamedTuple):
@@ -87,7 +90,8 @@ class Tiling:
             cells = self.images * prod(made[2:])
             parts = tuple(cells * f.shape[1] for f in op.reads())
             strided = op.strided_parts or made[2:] == p.stages[i + 1][2:]
-            stages.append(_Stage(prod(made), op.in_place, op.scratch(read, made, place), parts, strided))
+            scratch, cached = op.scratch(read, made, place), _cached(op, read, place)
+            stages.append(_Stage(prod(made), op.in_place, scratch, parts, strided, cached))
         sizes = tuple(k.windows[0].span.size for k in combination)
         return _Kind(self.images * p.stages[0][1] * prod(sizes), sizes == tuple(p.stages[0][2:]), tuple(stages))
 
@@ -98,9 +102,20 @@ class Tiling:
         return op.flops(read, made)
 
     def need(
-        self, enters: Reading, reads: Sequence[Reading], itemsize: int, out: Reading, *, staged: bool, kept: int
+        self,
+        enters: Reading,
+        reads: Sequence[Reading],
+        itemsize: int,
+        out: Reading,
+        *,
+        staged: bool,
+        kept: int,
+        caches_away: bool = False,
     ) -> Need:
-        """Bytes of the largest tile; `kept` for the whole pass besides. `staged`: copies go through pinned buffers."""
+        """Bytes of the largest tile; `kept` for the whole pass besides. `staged`: copies go through pinned buffers.
+
+        `caches_away`: the causal caches of the pass's operations live in another memory.
+        """
         chain = self.p.chain
         kept += sum(op.kept(itemsize) for op in chain.ops)
         preparing = kept + sum(op.preparing(itemsize) - op.kept(itemsize) for op in chain.ops)
@@ -108,10 +123,11 @@ class Tiling:
         fetches = enters.away or any(r.away for r in reads)
         converted = self.largest_made * out.itemsize if out.itemsize != itemsize else 0
         after = self.largest_made * itemsize + converted + (inputs if fetches else 0)
-        tile = max(self._computing(kind, enters, reads, itemsize) for kind in self.kinds)
+        tile = max(self._computing(kind, enters, reads, itemsize, caches_away) for kind in self.kinds)
         arriving = self._arriving(enters, reads, itemsize)
         device = max(kept + max(tile, after, arriving), preparing) + self._vectors()
-        return Need(device, self._staging(enters, reads, out) if staged else 0)
+        caches = max(sum(s.cached for s in kind.stages) for kind in self.kinds) * itemsize if caches_away else 0
+        return Need(device, self._staging(enters, reads, out) + caches if staged else 0)
 
     def _inputs(self, kind: _Kind, enters: Reading, reads: Sequence[Reading], itemsize: int) -> int:
         """Bytes of one tile's inputs that are copies."""
@@ -126,7 +142,9 @@ class Tiling:
         elements = self.largest_read + max(sum(kind.parts) for kind in self.kinds)
         return elements * (itemsize + max(r.itemsize for r in (enters, *reads)))
 
-    def _computing(self, kind: _Kind, enters: Reading, reads: Sequence[Reading], itemsize: int) -> int:
+    def _computing(
+        self, kind: _Kind, enters: Reading, reads: Sequence[Reading], itemsize: int, caches_away: bool = False
+    ) -> int:
         """Bytes at most while the operations run one after the other."""
         copied = enters.copied or not (self.p.chain.strided or kind.whole)
         held = kind.read if copied else 0
@@ -136,7 +154,8 @@ class Tiling:
             mine = [(n, left.pop(0)) for n in stage.parts]
             strided = sum(n for n, r in mine if not (r.copied or stage.strided_parts))
             new = 0 if stage.in_place and held else stage.made
-            peak = max(peak, held + waiting + strided + new + stage.scratch)
+            cached = stage.cached if caches_away else 0
+            peak = max(peak, held + waiting + strided + new + stage.scratch + cached)
             waiting -= sum(n for n, r in mine if r.copied)
             held = new or held
         return max(peak, held) * itemsize
@@ -158,6 +177,15 @@ class Tiling:
         tile = self._computing(self.kinds[0], Reading(False, itemsize), here, itemsize)
         kept = sum(op.kept(itemsize) for op in chain.ops)
         return max(kept + tile, sum(op.preparing(itemsize) for op in chain.ops)) + self._vectors()
+
+
+def _cached(op: Op, read: Sequence[int], place: Place) -> int:
+    """Elements of the causal cache that a tile reads and writes."""
+    if not op.reach:
+        return 0
+    earlier = place.missing[0][0] * prod(read[3:])
+    kept = min(op.reach, read[2]) * prod(span.size for span in place.region[1:])
+    return prod(read[:2]) * (earlier + kept)
 
 
 class _AxisKind(NamedTuple):
@@ -182,9 +210,34 @@ def _axis_kinds(p: TracedPass, axis: int, edge: int) -> list[_AxisKind]:
     return kinds
 
 
+def caches_at(trace: Trace, homes: Sequence[Home]) -> list[tuple[Cached, Home]]:
+    """Each causal cache and where it lives: as `homes` says, in the order of the trace, or on the device."""
+    places: Sequence[Home] = homes or ("device",) * len(trace.cached)
+    return [*zip(trace.cached.values(), places, strict=True)]
+
+
+CacheBytes = Sequence[Mapping[Home, int]]
+"""Bytes of the causal cache at each place, by pass."""
+
+
+def cache_bytes(trace: Trace, homes: Sequence[Home], itemsize: int, *, consumes: bool) -> CacheBytes:
+    """What causal caches take while each pass runs; `homes` says where each lives, in the order of the trace.
+
+    `consumes`: what came in is let go after the pass that read it, and not kept until the chunk is complete.
+    """
+    passes: list[dict[Home, int]] = [dict.fromkeys(HOMES, 0) for _ in trace.passes]
+    for cached, home in caches_at(trace, homes):
+        past, kept = prod(cached.past) * itemsize, prod(cached.kept) * itemsize
+        for i, at in enumerate(passes):
+            at[home] += past if i <= cached.replaced_in or not consumes else 0
+            at[home] += kept if i >= cached.replaced_in else 0
+    return passes
+
+
 def whole_bytes(trace: Trace, itemsize: int) -> int:
     """Peak of a run over plain tensors, without the input: every pass is one tile of all images."""
     last, sizes = trace.last_use(), [prod(shape) * itemsize for shape in trace.shapes]
+    caches = cache_bytes(trace, (), itemsize, consumes=False)
     live: set[int] = set()
     peak, known = 0, {}
     for i, p in enumerate(trace.passes):
@@ -192,7 +245,7 @@ def whole_bytes(trace: Trace, itemsize: int) -> int:
         if key not in known:
             foreign = not p.chain.ops
             known[key] = 2 * sizes[p.makes] if foreign else Tiling(p, p.shape[2:], p.shape[0]).whole_need(itemsize)
-        peak = max(peak, sum(sizes[f] for f in live) + known[key])
+        peak = max(peak, sum(sizes[f] for f in live) + known[key] + caches[i]["device"])
         live = {f for f in (*live, p.makes) if last[f] > i}
     return peak
 

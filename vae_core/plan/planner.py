@@ -55,6 +55,15 @@ class Case:
     """The input is of another dtype than the run computes in."""
     watched: bool = False
     """Values may overflow: only rungs that notice it early and can repeat a pass."""
+    cache_homes: tuple[Home, ...] = ()
+    """Where each causal cache lives, in the order of the trace; by default on the device."""
+    beside_bytes: int = 0
+    """What the caller holds on the device meanwhile."""
+
+    @property
+    def standing_bytes(self) -> int:
+        """On the device from beginning to end, besides Fields."""
+        return self.weight_bytes + self.beside_bytes
 
     @property
     def input_bytes(self) -> int:
@@ -124,10 +133,15 @@ class Planner:
     ) -> Steps | None:
         """New steps from pass `first` on, of a run that goes on with elements of `itemsize`; None if none fit."""
         case = replace(self.case, itemsize=itemsize)
-        streamable = Streamable(case.trace, itemsize, case.costs, apart=case.apart, edges=TILES)
+        streamable = self._streamable_of(case, TILES)
         state = (*streamable.state(held), Live(streamable.result, *result))
         found = streamable.best(
-            budget, self._homes(budget)[-1], [state], weight_bytes=2 * case.weight_bytes, first=first, reuse=False
+            budget,
+            self._homes(budget)[-1],
+            [state],
+            weight_bytes=case.standing_bytes + case.weight_bytes,
+            first=first,
+            reuse=False,
         )
         return None if found is None else (*steps[:first], *streamable.steps(found[0], first))
 
@@ -144,8 +158,9 @@ class Planner:
     def _ways(self, budget: Budget, tile: int | None, without: Sequence[str] = ()) -> Iterator[Way]:
         case = self.case
         if tile is None and not case.watched:
-            yield from (self.whole(images, budget) for images in dict.fromkeys((case.images, 1)))
-            if case.trace.local:
+            if all(home == "device" for home in case.cache_homes):
+                yield from (self.whole(images, budget) for images in dict.fromkeys((case.images, 1)))
+            if case.trace.local and not case.trace.carries:
                 yield self._depth_first(budget)
         nearer: Way | None = None
         for homes in self._homes(budget):
@@ -215,12 +230,12 @@ class Planner:
         """
         streamable, reuse = self._of_edges(edges), not self.case.watched
         starts = self._starts(homes[-1:] if far else homes)
-        found = streamable.best(budget, homes, starts, weight_bytes=self.case.weight_bytes, reuse=reuse)
+        found = streamable.best(budget, homes, starts, weight_bytes=self.case.standing_bytes, reuse=reuse)
         if found is None:
             least = Budget(1 << 62, 1 << 62 if self.case.apart else None, 1 << 62)
             streamable = self._of_edges(edges[-1:])
             found = streamable.best(
-                least, homes[-1:], self._starts(homes[-1:]), weight_bytes=self.case.weight_bytes, reuse=reuse
+                least, homes[-1:], self._starts(homes[-1:]), weight_bytes=self.case.standing_bytes, reuse=reuse
             )
             assert found is not None
         return self._way(streamable, *found, homes, budget)
@@ -257,9 +272,19 @@ class Planner:
 
     def _of_edges(self, edges: tuple[int, ...]) -> Streamable:
         if edges not in self._streamable:
-            case = self.case
-            self._streamable[edges] = Streamable(case.trace, case.itemsize, case.costs, apart=case.apart, edges=edges)
+            self._streamable[edges] = self._streamable_of(self.case, edges)
         return self._streamable[edges]
+
+    def _streamable_of(self, case: Case, edges: tuple[int, ...]) -> Streamable:
+        return Streamable(
+            case.trace,
+            case.itemsize,
+            case.costs,
+            apart=case.apart,
+            edges=edges,
+            cache_homes=case.cache_homes,
+            consumes=not case.watched,
+        )
 
     def _edges(self) -> tuple[int, ...]:
         largest = max(max(p.shape[2:]) for p in self.case.trace.passes)
@@ -276,6 +301,7 @@ class Planner:
         moved: int,
         cost: int,
     ) -> Rung:
+        peaks = (peaks[0] + self.case.beside_bytes, *peaks[1:])
         limits = (budget.device_bytes, inf if budget.host_bytes is None else budget.host_bytes, budget.disk_bytes)
         fits = all(peak <= limit for peak, limit in zip(peaks, limits, strict=True))
         return Rung(name, tile, images, *peaks, operations, moved, cost, fits)

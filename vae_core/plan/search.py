@@ -7,13 +7,13 @@ larger one, so more memory never makes the best plan slower.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
 from ..nets.trace import Trace, TracedPass
 from ..schedule import HOMES, Held, Home, Step, Steps
-from .footprint import Need, Reading, Tiling
+from .footprint import Need, Reading, Tiling, cache_bytes, caches_at
 from .plan import Budget, Costs
 
 CALLERS = -1
@@ -76,8 +76,20 @@ class Option(NamedTuple):
 class Streamable:
     """A trace of one image, and everything about its passes that does not depend on a budget."""
 
-    def __init__(self, trace: Trace, itemsize: int, costs: Costs, *, apart: bool, edges: Sequence[int]):
+    def __init__(
+        self,
+        trace: Trace,
+        itemsize: int,
+        costs: Costs,
+        *,
+        apart: bool,
+        edges: Sequence[int],
+        cache_homes: Sequence[Home] = (),
+        consumes: bool = False,
+    ):
         self.trace, self.itemsize, self.costs, self.apart, self.edges = trace, itemsize, costs, apart, edges
+        self.caches = cache_bytes(trace, cache_homes, itemsize, consumes=consumes)
+        self.caches_of = _caches_of_passes(trace, cache_homes)
         self.result = len(trace.shapes) - 1
         self.last, self.tokens = trace.last_use(), trace.tokens()
         self.watched = trace.normalised() | {self.result}
@@ -119,18 +131,18 @@ class Streamable:
     ) -> list[tuple[State, Found]]:
         """Every way to carry out pass `i` from a state."""
         p, held = self.trace.passes[i], {f.index: f for f in state}
-        used = {home: sum(f.bytes for f in state if f.home == home) for home in HOMES}
+        used: dict[Home, int] = {home: sum(f.bytes for f in state if f.home == home) for home in HOMES}
         dying = self._dying(p, i, held) if reuse else None
         made = []
         for home in (held[self.result].home,) if p.makes == self.result else homes:
             overwrites = dying if dying is not None and held[dying].home == home and p.makes != self.result else None
             out = self._out(p, home, held[overwrites].bytes if overwrites is not None else None)
             new = 0 if overwrites is not None or p.makes == self.result else out.bytes
-            at = {h: n + (new if h == home else 0) for h, n in used.items()}
+            at: dict[Home, int] = {h: n + self.caches[i][h] + (new if h == home else 0) for h, n in used.items()}
             host_room = (budget.host_bytes if budget.host_bytes is not None else 0) - at["host"]
             if at["disk"] > budget.disk_bytes or (self.apart and host_room < 0):
                 continue
-            option = self._fitting(p, held, home, room - at["device"], host_room)
+            option = self._fitting(i, held, home, room - at["device"], host_room)
             if option is None:
                 continue
             alive = [f for f in state if f.index != overwrites and self._survives(f.index, i)]
@@ -159,24 +171,26 @@ class Streamable:
                 return f
         return None
 
-    def _fitting(self, p: TracedPass, held: dict[int, Live], home: Home, room: int, host_room: int) -> Option | None:
+    def _fitting(self, i: int, held: dict[int, Live], home: Home, room: int, host_room: int) -> Option | None:
         """The cheapest tiles that fit."""
-        for option in self._tiled(p, held, home):
+        for option in self._tiled(self.trace.passes[i], held, home, self.caches_of[i]):
             if option.need.device <= room and (not self.apart or option.need.host <= host_room):
                 return option
         return None
 
-    def _tiled(self, p: TracedPass, held: dict[int, Live], home: Home) -> list[Option]:
+    def _tiled(self, p: TracedPass, held: dict[int, Live], home: Home, caches: Mapping[Home, int]) -> list[Option]:
         """Every tile size for a pass that finds its Fields where `held` says, cheapest first."""
         circumstances = [(held[f].home, held[f].itemsize, held[f].converts) for f in (p.enters, *p.others)]
-        key = (p.chain.geometry, p.stages[0], home, *circumstances)
+        key = (p.chain.geometry, p.stages[0], home, *circumstances, *caches.items())
         if key not in self._options:
             made = dict.fromkeys(self._tiles(p))
-            options = [self._option(p, tile, held, home) for tile in made]
+            options = [self._option(p, tile, held, home, caches) for tile in made]
             self._options[key] = sorted(options, key=lambda option: option.cost)
         return self._options[key]
 
-    def _option(self, p: TracedPass, tile: tuple[int, ...], held: dict[int, Live], home: Home) -> Option:
+    def _option(
+        self, p: TracedPass, tile: tuple[int, ...], held: dict[int, Live], home: Home, caches: Mapping[Home, int]
+    ) -> Option:
         if not p.chain.ops:
             return self._foreign(p, held[p.enters], home)
         key = (p.chain.geometry, p.stages[0], tile)
@@ -190,6 +204,7 @@ class Streamable:
             Reading(self.apart and home != "device", self.itemsize),
             staged=self.apart,
             kept=sum(self._elements(f) for f in p.reads_all if self._reading(held[f]).copied) * self.itemsize,
+            caches_away=self.apart and any(h != "device" for h in caches),
         )
         # The frames of a clip that a pass sees as a batch of pictures; else one.
         pictures = p.shape[0]
@@ -198,6 +213,8 @@ class Streamable:
         for f in p.others:
             moved[held[f].home] += self._elements(f) * held[f].itemsize
         moved[home] += prod(p.shape) * self.itemsize
+        for place, elements in caches.items():
+            moved[place] += elements * self.itemsize
         return self._weighed(tile, need, pictures * tiling.operations, pictures * tiling.tiles, moved)
 
     def _foreign(self, p: TracedPass, enters: Live, home: Home) -> Option:
@@ -264,6 +281,15 @@ class Streamable:
     def state(self, held: Sequence[Held | None]) -> State:
         """Fields that exist, as the search sees them, the result among them."""
         return tuple(Live(i, *h, h.itemsize != self.itemsize) for i, h in enumerate(held) if h is not None)
+
+
+def _caches_of_passes(trace: Trace, homes: Sequence[Home]) -> list[Mapping[Home, int]]:
+    """Per pass and place, the elements of the causal cache that it reads and writes."""
+    passes: list[dict[Home, int]] = [{} for _ in trace.passes]
+    for cached, home in caches_at(trace, homes):
+        at = passes[cached.replaced_in]
+        at[home] = at.get(home, 0) + prod(cached.past) + prod(cached.kept)
+    return [*passes]
 
 
 def frees(p: TracedPass, i: int, last: Sequence[int]) -> tuple[int, ...]:

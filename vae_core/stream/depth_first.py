@@ -16,7 +16,7 @@ from torch import Tensor
 from ..device import ran_out_of, release
 from ..errors import BudgetError
 from ..geometry import Region, Span, cells, cut_again, grid, slices
-from ..nets.passes import Field, OnTile, Op, Shape, Tile
+from ..nets.passes import Field, OnTile, Op, OpCache, Shape, Tile
 from ..nets.trace import Trace, TracedField, TracedPass
 from .journal import Journal
 from .progress import Finished, OnProgress, Progress
@@ -46,10 +46,7 @@ class _Source:
         assert isinstance(field, TracedField)
         return self.view(field.index, region)
 
-    def past(self, op: Op) -> Tensor | None:
-        return None
-
-    def keep(self, op: Op) -> tuple[Tensor, int] | None:
+    def cache(self, op: Op) -> OpCache | None:
         return None
 
     def view(self, index: int, region: Region) -> Tensor:

@@ -19,8 +19,9 @@ from torch import Tensor
 from ..device import Ferry, ran_out_of, release
 from ..errors import BudgetError
 from ..geometry import Region, cells, cut_again, grid, slices
-from ..nets.passes import Carry, Chain, Field, OnTile, Op, Place, Shape, Tile, kept_frames
+from ..nets.passes import Carry, Chain, Field, OnTile, Op, Place, Shape, Tile
 from ..schedule import HOMES, Held, Home, Replan, Step, Steps
+from .causal import CausalCaches, StreamedCache
 from .homes import Homes
 from .journal import Journal
 from .moments import Moments
@@ -150,7 +151,7 @@ class _Source:
 
     def __init__(self, run: Streamed, work: _Pass):
         self.entering, self.device, self.dtype = work.x, run.device, run.dtype
-        self.carry, self.lengths = run.carry, dict(zip(work.chain.ops, (s[2] for s in work.stages), strict=False))
+        self.caches = run.caches.of_pass(work.chain.ops, work.stages, run.dtype)
         self.parts: dict[int, Tensor] = {}
 
     @property
@@ -169,14 +170,8 @@ class _Source:
         fetched = self.parts.pop(other.index, None)
         return other.part(image, region) if fetched is None else fetched
 
-    def past(self, op: Op) -> Tensor | None:
-        return None if self.carry is None else self.carry.before.get(op)
-
-    def keep(self, op: Op) -> tuple[Tensor, int] | None:
-        if self.carry is None or not op.reach:
-            return None
-        kept = self.carry.after[op]
-        return kept, self.lengths[op] - kept.shape[2]
+    def cache(self, op: Op) -> StreamedCache | None:
+        return self.caches.get(op)
 
 
 class Streamed:
@@ -207,6 +202,7 @@ class Streamed:
         self.meter = ProgressMeter(steps, progress)
         self.journal = journal or Journal()
         self.ferry = Ferry(homes.device)
+        self.caches = CausalCaches(carry, homes, self.ferry)
         self.fields: list[StreamField] = []
         self.nearest: Home = "device"
         """New Fields are put no nearer than this."""
@@ -225,17 +221,19 @@ class Streamed:
         """Put the last frames of a Field into the causal cache."""
         if self.carry is not None:
             self.carry.keep(op, x.all)
+            self.carry.passed([op])
 
     def through(self, x: StreamField, ops: Sequence[Op]) -> StreamField:
         """One pass."""
         started, step, chain = time.perf_counter(), self._step(), Chain(tuple(ops))
         work = _Pass.begin(x, chain, chain.stages(x.shape), step)
-        self._begin_cache(work)
         self._insist(work, self._tiles)
         widened = step.statistics and not work.finite()
         if widened:
             work = self._in_float32(work)
         out = self._done(work)
+        if self.carry is not None:
+            self.carry.passed(chain.ops)
         if widened:
             self._plan_the_rest()
         self.journal.clock(step.name, started)
@@ -250,18 +248,6 @@ class Streamed:
             raise NonFinite(self.position)
         self.journal.clock(step.name, started)
         return self._done(work)
-
-    def _begin_cache(self, work: _Pass) -> None:
-        """Room in the causal cache for the frames that enter the pass's operations; of short chunks, with those of the last one."""
-        for op, (b, c, t, *sizes) in zip(work.chain.ops, work.stages[:-1], strict=True):
-            if not op.reach or self.carry is None:
-                continue
-            past = self.carry.before.get(op)
-            count = kept_frames(op, t, 0 if past is None else past.shape[2])
-            kept = self.homes.empty((b, c, count, *sizes), self.dtype, work.step.home)
-            if past is not None and t < count:
-                kept[:, :, : count - t].copy_(past[:, :, t - count :])
-            self.carry.after[op] = kept
 
     # --- one pass -----------------------------------------------------------------------------------------------------
 
@@ -417,6 +403,7 @@ class Streamed:
             else:
                 one.data = self.homes.empty(one.shape, one.data.dtype, to, one.tokens).copy_(one.data)
             one.home = to
+        self.caches.move(home, to)
 
     def _in_float32(self, work: _Pass) -> _Pass:
         """Repeat a pass whose output is not finite, and go on, in float32. Raises NonFinite where that cannot help."""

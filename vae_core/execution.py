@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from .device import (
     total_bytes,
 )
 from .errors import BudgetError, InputError, NonFiniteError
-from .nets.passes import Field
+from .nets.passes import Carry, Field, Op
 from .nets.trace import Trace, trace
 from .plan import COSTS, Budget, Case, Plan, Planner
 from .report import Report
@@ -53,7 +53,7 @@ Direction = Literal["decode", "encode"]
 RESERVE = 0.1
 """Share of the free memory that stays free: for the workspaces of libraries, and for whoever else uses it meanwhile."""
 
-KEPT_PLANNERS = 8
+KEPT_PLANNERS = 16
 
 NO_TRACE = Trace()
 
@@ -97,9 +97,9 @@ class Half:
         """Of the whole network: both halves lie on the device."""
         return sum(t.numel() * t.element_size() for t in (*self.net.parameters(), *self.net.buffers()))
 
-    def trace(self, shape: Sequence[int]) -> Trace:
-        """Of an input of this shape."""
-        return trace(self.forward, tuple(shape))
+    def trace(self, shape: Sequence[int], past: Mapping[Op, int] | None = None, *, keeps: bool = True) -> Trace:
+        """Of an input of this shape; of a clip's chunk with the causal cache that it finds, in frames."""
+        return trace(self.forward, tuple(shape), past, keeps=keeps)
 
     def layer(self, ops: Sequence[object]) -> str:
         """The name of the last of a pass's operations that is a layer of the network."""
@@ -107,17 +107,21 @@ class Half:
         return next((names[id(op)] for op in reversed(ops) if id(op) in names), "attention")
 
 
-def budget_of(half: Half, limit: int | str | None, free: int | None = None) -> Budget:
+def budget_of(
+    half: Half, limit: int | str | None, free: int | None = None, held: Mapping[Home, int] | None = None
+) -> Budget:
     """What a run may use: the user's limit, but no more than what is free, less a reserve.
 
     `free` bytes are those that weights and run have together; default: what is free on the device, and what the weights occupy.
+    `held` bytes are there already and belong to the run: a clip's causal cache.
     """
+    held = held or {}
     if free is None:
-        free = free_bytes(half.device) + half.weight_bytes
+        free = free_bytes(half.device) + half.weight_bytes + held.get("device", 0)
     free = int(free * (1 - RESERVE))
     asked = None if limit is None else parse_limit(limit, total_bytes(half.device))
-    host = None if half.device.type == "cpu" else int(host_bytes() * (1 - RESERVE))
-    disk = int(disk_bytes(scratch_folder()) * (1 - RESERVE))
+    host = None if half.device.type == "cpu" else int((host_bytes() + held.get("host", 0)) * (1 - RESERVE))
+    disk = int((disk_bytes(scratch_folder()) + held.get("disk", 0)) * (1 - RESERVE))
     return Budget(free if asked is None else min(asked, free), host, disk, asked=asked is not None and asked <= free)
 
 
@@ -130,7 +134,7 @@ class Planners:
     def of(self, case: Case) -> Planner:
         """The planner of a case; a network that has changed has another trace."""
         geometry = tuple((p.chain.geometry, p.enters, p.others) for p in case.trace.passes)
-        key = (geometry, case.trace.shapes[0], replace(case, trace=NO_TRACE))
+        key = (geometry, case.trace.shapes[0], *case.trace.cached.values(), replace(case, trace=NO_TRACE))
         planner = self._kept.pop(key, None) or Planner(case)
         self._kept[key] = planner
         while len(self._kept) > KEPT_PLANNERS:
@@ -150,23 +154,32 @@ class Execution:
         home: Home,
         dtype: torch.dtype,
         free: int | None = None,
+        *,
+        carry: Carry | None = None,
+        beside_bytes: int = 0,
+        held: Mapping[Home, int] | None = None,
+        widened: bool = False,
     ):
+        """`carry` is the causal cache of a clip's chunk, which is then the only image; `held` the bytes of it, and of what else the
+        clip holds meanwhile, `beside_bytes` on the device. `widened` begins in float32."""
         self.half, self.how, self.planners, self.free = half, how, planners, free
+        self.carry, self.beside_bytes, self.held = carry, beside_bytes, held
+        self.past = {} if carry is None else {op: frames.shape[2] for op, frames in carry.before.items()}
         self.shape, self.input_dtype = tuple(shape), dtype
         self.home: Home = home
         self.journal = Journal()
         self.watched = half.may_overflow and how.mode != "whole"
         """Every pass is looked at for non-finite values, so that it can be repeated."""
-        self.widened = False
+        self.widened = widened
         """Computed in float32, whatever the weights are in."""
         self.failed: list[str] = []
         """Rungs that ran out of memory."""
 
     @classmethod
-    def of(cls, half: Half, how: How, planners: Planners, x: Tensor) -> Execution:
-        """For an input as it lies."""
+    def of(cls, half: Half, how: How, planners: Planners, x: Tensor, **clip: Any) -> Execution:
+        """For an input as it lies; `clip` is what the constructor takes for a clip's chunk."""
         home: Home = "device" if x.device == half.device else "host"
-        return cls(half, how, planners, x.shape, home, x.dtype)
+        return cls(half, how, planners, x.shape, home, x.dtype, **clip)
 
     def plan(self, *, briefly: bool = False) -> Plan:
         """How the input is run, as things stand; `briefly` without weighing what is not needed. Raises BudgetError."""
@@ -213,6 +226,8 @@ class Execution:
     def _made(self, x: Tensor, progress: OnProgress | None) -> tuple[Tensor, Plan]:
         while True:
             plan = self.plan(briefly=True)
+            if self.carry is not None:
+                self.carry.again(consumes=bool(plan.steps and plan.tile is not None) and not self.watched)
             try:
                 made = self.carried_out(plan, x, progress)
                 # A streamed run looks at every pass itself.
@@ -237,7 +252,7 @@ class Execution:
         if plan.uploads:
             x = x.to(half.device, self._dtype())
         if plan.tile is None and plan.images == len(x):
-            return run_whole(half.forward, x, plan.steps, progress, journal)
+            return run_whole(half.forward, x, plan.steps, progress, journal, self.carry)
         result = self._result(plan)
         for i, (one, place) in enumerate(zip(x.split(1), result.split(1), strict=True)):
             told = share(progress, i, len(x))
@@ -268,6 +283,7 @@ class Execution:
             journal=self.journal,
             replan=replan,
             widened=self.widened,
+            carry=self.carry,
         )
 
     def _result(self, plan: Plan) -> Tensor:
@@ -281,13 +297,14 @@ class Execution:
         return torch.float32 if self.widened and self.half.dtype.itemsize < 4 else self.half.dtype
 
     def _trace(self) -> Trace:
-        return self.half.trace((1, *self.shape[1:]))
+        return self.half.trace((1, *self.shape[1:]), self.past, keeps=self.carry is None or self.carry.keeps)
 
     def _planner(self) -> Planner:
-        half = self.half
+        half, traced = self.half, self._trace()
+        homes = {} if self.carry is None else self.carry.homes
         return self.planners.of(
             Case(
-                self._trace(),
+                traced,
                 images=self.shape[0],
                 itemsize=self._dtype().itemsize,
                 # A widened run casts each pass's weights as it comes to them.
@@ -298,11 +315,13 @@ class Execution:
                 input_itemsize=self.input_dtype.itemsize,
                 input_converts=self.input_dtype != self._dtype(),
                 watched=self.watched or self.widened,
+                cache_homes=tuple(homes.get(op, "device") for op in traced.cached),
+                beside_bytes=self.beside_bytes,
             )
         )
 
     def _budget(self) -> Budget:
-        return budget_of(self.half, self.how.memory_limit, self.free)
+        return budget_of(self.half, self.how.memory_limit, self.free, self.held)
 
     # --- mishaps ------------------------------------------------------------------------------------------------------
 
@@ -319,6 +338,8 @@ class Execution:
         layer = self.half.layer(self._trace().passes[pass_index].chain.ops)
         if self._dtype().itemsize >= 4:
             raise NonFiniteError(self._blame(layer, x)) from None
+        if self.carry is not None and self.carry.consumed:
+            raise NonFiniteError(f"{layer}: not finite in {self.half.dtype}; run the clip in float32") from None
         self.widened = True
         self.journal.again(f"{layer}: not finite in {self.half.dtype}; everything is computed again, in float32")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .plan import Plan, readable, tiles_text
@@ -14,11 +16,11 @@ class Report:
 
     direction: str
     shape: tuple[int, ...]
-    """Of the input: latents or pixels, `b c h w`."""
+    """Of the input: latents or pixels, `b c h w`, or `b c t h w`."""
     device: str
     dtype: str
     plan: Plan
-    """The last one: what was finally done."""
+    """The last one: what was finally done. Of a clip, that of the chunk that needs most, with the operations of them all."""
     measured_device_bytes: int | None
     """On CUDA what torch allocated at most, weights included; None elsewhere."""
     measured_host_bytes: int | None
@@ -58,3 +60,27 @@ class Report:
             "seconds": round(self.seconds, 3),
             "seconds_by_pass": {kind: round(value, 3) for kind, value in self.seconds_by_pass.items()},
         }
+
+
+def joined(reports: Sequence[Report], shape: tuple[int, ...]) -> Report:
+    """One report on a clip of `shape` from those on its chunks."""
+    most = max(reports, key=lambda report: report.plan.device_bytes)
+    sums = {name: sum(getattr(r.plan.chosen, name) for r in reports) for name in ("operations", "moved_bytes", "cost")}
+    seconds: Counter[str] = Counter()
+    for report in reports:
+        seconds.update(report.seconds_by_pass)
+    return replace(
+        most,
+        shape=shape,
+        plan=replace(most.plan, chosen=replace(most.plan.chosen, **sums)),
+        measured_device_bytes=_largest([r.measured_device_bytes for r in reports]),
+        measured_host_bytes=_largest([r.measured_host_bytes for r in reports]),
+        retries=sum(r.retries for r in reports),
+        events=tuple(dict.fromkeys(event for r in reports for event in r.events)),
+        seconds=sum(r.seconds for r in reports),
+        seconds_by_pass=dict(seconds),
+    )
+
+
+def _largest(measured: Sequence[int | None]) -> int | None:
+    return max((n for n in measured if n is not None), default=None)

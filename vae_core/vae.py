@@ -1,13 +1,15 @@
 """VAE: pixels to latents and back, in bounded memory. Plans, then runs.
 
 Latents are raw, as the network emits them; `normalize` and `denormalize` go to the diffusion model's space and back. Pixels are
-`b c h w` in [-1, 1].
+`b c h w` in [-1, 1]; those of the causal video networks, and their latents, have an axis of time: `b c t h w`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -19,19 +21,26 @@ from torch import Tensor, nn
 
 from .blend import Share
 from .checkpoint import Checkpoint, open_checkpoint
+from .clip_run import ClipRun, traces
+from .clips import ClipCodec, Gathering, cut
 from .device import default_device, default_dtype
 from .errors import InputError
 from .execution import Direction, Execution, Half, How, Mode, Planners, budget_of
-from .models import Model, build
+from .models import ClipModel, Model, build
 from .nets.posterior import DiagonalGaussianDistribution
+from .nets.trace import Trace
 from .plan import Plan, plan_blend
-from .report import Report
+from .report import Report, joined
 from .schedule import Home
 from .spec import KL_FLUX2, TINY, Spec, Variant, whose_latent
-from .stream import OnProgress, Progress
+from .stream import Homes, OnProgress, Progress, share
 
 BLEND_TILE_PX = 512
 """Edge of a tile in `mode="blend"` where none is given: diffusers' and ComfyUI's common default."""
+
+
+ROOM_FOR_CLIPS = 0.25
+"""Share of the memory that a decoded clip may take; a longer one is put together in a file."""
 
 
 class VAE:
@@ -90,8 +99,9 @@ class VAE:
         memory_limit: int | str | None = None,
         progress: OnProgress | None = None,
         size: tuple[int, int] | None = None,
+        frames: int | None = None,
     ) -> Tensor:
-        """Raw latents `b z h w` → pixels `b 3 h·f w·f` in [-1, 1], in the network's dtype.
+        """Raw latents `b z h w` → pixels `b 3 h·f w·f` in [-1, 1], in the network's dtype; a clip's `b z t h w` → `b 3 t' h·f w·f`.
 
         mode          "exact": as much at once as fits, tiles inside the network else, the same result either way; "whole": all at
                       once; "blend": overlapping tiles, cross-faded, approximate.
@@ -101,14 +111,65 @@ class VAE:
                       reserve.
         progress      called as (done, total, info) after each tile, in operations; may raise to cancel.
         size          crop the result to this (h, w), as a padded encode needs it.
+        frames        of a clip, keep the first so many, as a padded encode needs it.
 
-        The result is on the device, or where the plan had room for it: in host memory, or in a memory-mapped temporary file.
+        The result is on the device, or where the plan had room for it: in host memory, or in a memory-mapped temporary file. A clip
+        of several chunks is put together in host memory, or, where that is short of room, in such a file.
         `last_report` tells what was done. Raises InputError for latents that do not fit, BudgetError where no plan does or memory
         ran out for good, NonFiniteError for values that float32 cannot hold either.
         """
         self.check("decode", latents)
         pixels = self._run("decode", latents, How(mode, tile, memory_limit, overlap), progress).clamp_(-1, 1)
+        if self.spec.clip:
+            pixels = pixels[:, :, :frames]
         return pixels if size is None else pixels[..., : size[0], : size[1]]
+
+    def decode_frames(
+        self,
+        latents: Tensor,
+        *,
+        mode: Mode = "exact",
+        tile: int | None = None,
+        memory_limit: int | str | None = None,
+        progress: OnProgress | None = None,
+        size: tuple[int, int] | None = None,
+        frames: int | None = None,
+    ) -> Iterator[Tensor]:
+        """The same for a clip, chunk by chunk: raw latents `b z t h w` → an iterator of pixels `b 3 t' h·f w·f`, in memory that
+        does not grow with the clip.
+
+        Each chunk is the caller's to keep or to change. `last_report` is complete when the iterator is exhausted. Of a VAE for
+        pictures, latents `b z h w` are the frames of one clip: each gives `1 3 1 h·f w·f`.
+        """
+        self.check("decode", latents)
+        how = How(mode, tile, memory_limit)
+        if mode == "blend":
+            raise InputError('mode="blend" sees a clip as a whole; use decode, or mode="exact"')
+        chunks = (
+            self._decoded_chunks(latents, how, progress) if self.spec.clip else self._pictures(latents, how, progress)
+        )
+        return self._kept(chunks, size, frames)
+
+    @torch.inference_mode()
+    def _kept(self, chunks: Iterator[Tensor], size: tuple[int, int] | None, frames: int | None) -> Iterator[Tensor]:
+        """Pixels as they are given away: clamped, and without what a padded encode has added."""
+        left = frames
+        for pixels in chunks:
+            pixels = pixels.clamp_(-1, 1)
+            if size is not None:
+                pixels = pixels[..., : size[0], : size[1]]
+            if left is not None:
+                pixels, left = pixels[:, :, :left], left - pixels.shape[2]
+            if pixels.shape[2]:
+                yield pixels
+
+    @torch.inference_mode()
+    def _pictures(self, latents: Tensor, how: How, progress: OnProgress | None) -> Iterator[Tensor]:
+        reports = []
+        for i, one in enumerate(latents.split(1)):
+            yield self._run("decode", one, how, share(progress, i, len(latents))).unsqueeze(2)
+            reports += [] if self.last_report is None else [self.last_report]
+        self.last_report = joined(reports, tuple(latents.shape))
 
     @torch.inference_mode()
     def encode(
@@ -127,16 +188,53 @@ class VAE:
         """Pixels `b 3 h w` in [-1, 1] → raw latents `b z h/f w/f`: the posterior's mean, or with `sample` a draw from it.
 
         Sizes that are no multiple of `spec.multiple` are cropped about the centre, or with fit="pad" continued below and to the
-        right with the last row and column, so that no pixel is lost: `decode(…, size=(h, w))` crops them off again. The other
-        parameters are those of `decode`.
+        right with the last row and column, so that no pixel is lost: `decode(…, size=(h, w))` crops them off again. The frames of a
+        clip `b 3 t h w` are left out at the end, which the report says, or the last one is repeated (`decode(…, frames=t)`), until
+        their number fits the model. The other parameters are those of `decode`.
         """
         self.check("encode", pixels)
         pixels = self._fitted(pixels, fit)
+        came = pixels.shape[2]
+        pixels = self._fitted_frames(pixels, fit) if self.spec.clip else pixels
         made = self._run("encode", pixels, How(mode, tile, memory_limit, overlap), progress)
+        if self.spec.clip:
+            self._note_left_out(came - pixels.shape[2])
         if self.spec.network == TINY:
             return made
         posterior = DiagonalGaussianDistribution(made)
         return posterior.sample(generator) if sample else posterior.mode().clone()
+
+    def encode_frames(
+        self,
+        frames: Iterable[Tensor],
+        *,
+        count: int | None = None,
+        mode: Mode = "exact",
+        tile: int | None = None,
+        memory_limit: int | str | None = None,
+        progress: OnProgress | None = None,
+        fit: Literal["crop", "pad"] = "crop",
+    ) -> Iterator[Tensor]:
+        """A clip's frames as they come → an iterator of its raw latents `1 z t' h/f w/f`, the posterior's mean, chunk by chunk.
+
+        frames   pieces `c t h w` of any length, in [-1, 1], all of one size.
+        count    how many frames come, where that is known. Progress needs it, and CogVideoX, whose first chunk depends on it.
+
+        The other parameters are those of `encode`. Raises InputError for frames that do not fit, or fewer than announced.
+        """
+        if not self.spec.clip:
+            raise InputError(f"{self.spec.title} encodes pictures, not clips; give them to encode, as a batch")
+        if mode == "blend":
+            raise InputError('mode="blend" sees a clip as a whole; use encode, or mode="exact"')
+        return self._encoded_chunks(frames, count, How(mode, tile, memory_limit), progress, fit)
+
+    def frames_of(self, latents: int) -> int:
+        """How many frames that many latents of a clip decode to; of pictures as many."""
+        return cast(ClipModel, self.net).frames_of(latents) if self.spec.clip else latents
+
+    def latents_of(self, frames: int) -> int:
+        """How many latents that many frames encode to, where they fit; of pictures as many."""
+        return cast(ClipModel, self.net).latents_of(frames) if self.spec.clip else frames
 
     def normalize(self, latents: Tensor) -> Tensor:
         """Raw latents → the diffusion model's space (`spec.convention`); for FLUX.2 `b 32 h w` → `b 128 h/2 w/2`."""
@@ -145,7 +243,9 @@ class VAE:
             raise InputError(
                 f"latents of {tuple(latents.shape)} cannot be packed in patches of {ph}×{pw}: sizes must divide"
             )
-        packed = rearrange(latents, "b c (h ph) (w pw) -> b (c ph pw) h w", ph=ph, pw=pw)
+        packed = latents
+        if (ph, pw) != (1, 1):
+            packed = rearrange(latents, "b c (h ph) (w pw) -> b (c ph pw) h w", ph=ph, pw=pw)
         mean, std = self._statistics(packed)
         return (packed - mean) / std * spec.scaling_factor
 
@@ -154,16 +254,17 @@ class VAE:
         (ph, pw), spec = self.spec.patch, self.spec
         mean, std = self._statistics(latents)
         packed = latents / spec.scaling_factor * std + mean
-        return rearrange(packed, "b (c ph pw) h w -> b c (h ph) (w pw)", ph=ph, pw=pw)
+        return packed if (ph, pw) == (1, 1) else rearrange(packed, "b (c ph pw) h w -> b c (h ph) (w pw)", ph=ph, pw=pw)
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the channels of a packed latent, `1 c 1 1`."""
+        """Mean and standard deviation of the channels of a packed latent, `1 c 1 1`, of a clip's `1 c 1 1 1`."""
         spec = self.spec
         if spec.network == KL_FLUX2:
             return self._batch_norm(like)
         if spec.latents_mean is None or spec.latents_std is None:
             return like.new_tensor(spec.shift_factor), like.new_tensor(1.0)
-        return like.new_tensor(spec.latents_mean).view(1, -1, 1, 1), like.new_tensor(spec.latents_std).view(1, -1, 1, 1)
+        axes = (1, -1, *[1] * (like.ndim - 2))
+        return like.new_tensor(spec.latents_mean).view(axes), like.new_tensor(spec.latents_std).view(axes)
 
     def _batch_norm(self, like: Tensor) -> tuple[Tensor, Tensor]:
         bn = cast(nn.BatchNorm2d, self.net.bn)
@@ -174,31 +275,43 @@ class VAE:
         """Raises InputError unless `x` is something to decode or encode. Looks at its shape and dtype only, not at the weights."""
         decodes = direction == "decode"
         name, axes = ("latents", "z") if decodes else ("pixels", "c")
+        rank, axes = (5, f"b {axes} t h w") if self.spec.clip else (4, f"b {axes} h w")
         channels = self.spec.latent_channels if decodes else self.spec.pixel_channels
         others = whose_latent(x.shape[1]) if decodes and x.ndim in (4, 5) and x.shape[1] != channels else ()
         if others:
             whose = " or ".join(filter(None, (", ".join(others[:-1]), others[-1])))
             raise InputError(
-                f"{self.spec.title} decodes latents `b z h w` of {channels} channels in floating point; {tuple(x.shape)} in "
+                f"{self.spec.title} decodes latents `{axes}` of {channels} channels in floating point; {tuple(x.shape)} in "
                 f"{str(x.dtype).removeprefix('torch.')} has {x.shape[1]}, as latents of {whose}: load the VAE of that model"
             )
-        if x.ndim != 4 or x.shape[1] != channels or not x.is_floating_point() or x.numel() == 0:
+        if x.ndim != rank or x.shape[1] != channels or not x.is_floating_point() or x.numel() == 0:
             raise InputError(
-                f"{self.spec.title} {direction}s {name} `b {axes} h w` of {channels} channels in floating point; "
+                f"{self.spec.title} {direction}s {name} `{axes}` of {channels} channels in floating point; "
                 f"got {tuple(x.shape)} in {str(x.dtype).removeprefix('torch.')}"
             )
 
     def _fitted(self, pixels: Tensor, fit: str) -> Tensor:
-        """`b c h w` cropped about the centre, or continued below and to the right, to multiples of `spec.multiple`."""
+        """`b c … h w` cropped about the centre, or continued below and to the right, to multiples of `spec.multiple`."""
         if fit not in ("crop", "pad"):
             raise InputError(f'fit {fit!r} is not known; expected "crop" or "pad"')
         (h, w), (mh, mw) = pixels.shape[-2:], self.spec.multiple
         if fit == "pad":
             below, right = -h % mh, -w % mw
-            return F.pad(pixels, (0, right, 0, below), mode="replicate") if below or right else pixels
+            if not (below or right):
+                return pixels
+            padded = F.pad(pixels.flatten(0, -4), (0, right, 0, below), mode="replicate")
+            return padded.unflatten(0, pixels.shape[:-3])
         self._require_size(h, w)
         top, left = h % mh // 2, w % mw // 2
         return pixels[..., top : top + h // mh * mh, left : left + w // mw * mw]
+
+    def _fitted_frames(self, pixels: Tensor, fit: str) -> Tensor:
+        """`b c t h w` with as many frames as the model takes: without the last ones, or with the last one repeated."""
+        frames = pixels.shape[2]
+        taken = cast(ClipModel, self.net).fitting(frames, more=fit == "pad")
+        if taken <= frames:
+            return pixels[:, :, :taken]
+        return torch.cat([pixels, pixels[:, :, -1:].expand(-1, -1, taken - frames, -1, -1)], dim=2)
 
     def _require_size(self, h: int, w: int) -> None:
         mh, mw = self.spec.multiple
@@ -213,6 +326,7 @@ class VAE:
         *,
         width: int,
         height: int,
+        frames: int = 1,
         batch: int = 1,
         mode: Mode = "exact",
         tile: int | None = None,
@@ -220,8 +334,9 @@ class VAE:
         memory_limit: int | str | None = None,
         free: int | None = None,
     ) -> Plan:
-        """How a picture of this size in pixels would be decoded or encoded, without doing it. Raises BudgetError.
+        """How a picture of this size in pixels, or a clip of so many frames, would be decoded or encoded, without doing it.
 
+        Of a clip, tiles and peaks are those of the chunk that needs most, and operations those of all chunks. Raises BudgetError.
         `free` plans as if a run could use so many bytes of the device's memory, weights included; default: what it can use now.
         """
         if direction not in get_args(Direction):
@@ -234,19 +349,49 @@ class VAE:
             (mh, mw) = self.spec.multiple
             shape = (batch, self.spec.pixel_channels, height // mh * mh, width // mw * mw)
         half, how = self._half(direction), How(mode, tile, memory_limit, overlap)
+        if self.spec.clip:
+            net = cast(ClipModel, self.net)
+            fitting = net.fitting(frames, more=True)
+            shape = (*shape[:2], net.latents_of(fitting) if direction == "decode" else fitting, *shape[2:])
         if mode == "blend":
             return self._plan_blend(half, shape, how, free)
         home: Home = "device" if half.device.type == "cpu" else "host"
+        if self.spec.clip:
+            clip = self._codec.clip(direction, shape, home, half.dtype)
+            return self._codec.run(direction, clip, how, free=free).plan()
         return Execution(half, how, self._planners, shape, home, half.dtype, free).plan()
 
     def _plan_blend(self, half: Half, shape: tuple[int, ...], how: How, free: int | None = None) -> Plan:
         tile_px, tile_latent, share = self._blend_tile(how)
         edge = tile_latent if half.direction == "decode" else tile_px
-        tile = half.trace((*shape[:2], *(min(edge, n) for n in shape[2:])))
+        tile_shape = (*shape[:-2], *(min(edge, n) for n in shape[-2:]))
         stride = max(int(edge * (1 - share)), 1)
-        tiles, bytes_of = prod(-(-n // stride) for n in shape[2:]), {"itemsize": half.dtype.itemsize}
-        budget = budget_of(half, how.memory_limit, free)
-        return plan_blend(half.trace(shape), tile, tiles, tile_px, budget, weight_bytes=half.weight_bytes, **bytes_of)
+        made = self._result_shape(half.direction, shape)
+        return plan_blend(
+            self._traces(half, tile_shape),
+            prod(-(-n // stride) for n in shape[-2:]),
+            tile_px,
+            budget_of(half, how.memory_limit, free),
+            images=shape[0],
+            held_bytes=(prod(shape) + prod(tile_shape) + 2 * prod(made)) * half.dtype.itemsize + half.weight_bytes,
+            itemsize=half.dtype.itemsize,
+        )
+
+    def _traces(self, half: Half, shape: tuple[int, ...]) -> list[Trace]:
+        """Of a picture the one, of a clip that of each chunk."""
+        if not self.spec.clip:
+            return [half.trace(shape)]
+        clip = self._codec.clip(half.direction, shape, "device", half.dtype)
+        return traces(clip, self._codec.half_of(half.direction))
+
+    def _result_shape(self, direction: Direction, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What an input of `shape` becomes: pixels, or what the encoder emits."""
+        scale, spec, decodes = self.spec.scale, self.spec, direction == "decode"
+        channels = spec.pixel_channels if decodes else spec.latent_channels * (1 if spec.network == TINY else 2)
+        times = (self._codec.made(direction, shape[2]),) if spec.clip else ()
+        h, w = shape[-2:]
+        sides = (h * scale.h, w * scale.w) if decodes else (h // scale.h, w // scale.w)
+        return (shape[0], channels, *times, *sides)
 
     def _blend_tile(self, how: How) -> tuple[int, int, Share]:
         """Edges of a blended tile, in pixels and in latent cells, at most what is asked for; and the share that overlaps."""
@@ -262,7 +407,7 @@ class VAE:
         return latent * scale, latent, Fraction(shared, latent)
 
     def _half(self, direction: Direction) -> Half:
-        """The half of the network that decodes or encodes."""
+        """The half of the network that decodes or encodes; of a clip's, the chunks' code is put in later."""
         decodes = direction == "decode"
         dtype = next(cast(nn.Module, self.net.decoder if decodes else self.net.encoder).parameters()).dtype
         return Half(
@@ -278,8 +423,91 @@ class VAE:
         half, self.last_report = self._half(direction), None
         if how.mode == "blend":
             return self._run_blend(half, x, how, progress)
+        if self.spec.clip:
+            return self._run_clip(half, x, how, progress)
         made, self.last_report = Execution.of(half, how, self._planners, x).run(x, progress)
         return made
+
+    # --- clips --------------------------------------------------------------------------------------------------------
+
+    @property
+    def _codec(self) -> ClipCodec:
+        return ClipCodec(cast(ClipModel, self.net), self._half, self._planners)
+
+    def _run_clip(self, half: Half, x: Tensor, how: How, progress: OnProgress | None) -> Tensor:
+        """All chunks, put together in host memory, or in a file where they are more than a quarter of what there is."""
+        direction = half.direction
+        clip = self._codec.clip(direction, x.shape, _home_of(x, half), x.dtype)
+        if len(clip.lengths) == 1:
+            (made,) = self._chunks(self._codec.run(direction, clip, how, progress), cut(x, clip.lengths), clip.shape)
+            return made
+        shape, budget = self._result_shape(direction, clip.shape), budget_of(half, how.memory_limit)
+        needed = prod(shape) * half.dtype.itemsize
+        room = budget.device_bytes if budget.host_bytes is None else budget.host_bytes
+        in_file = needed > room * ROOM_FOR_CLIPS
+        result = Homes(torch.device("cpu")).empty(shape, half.dtype, "disk" if in_file else "device")
+        beside = 0 if in_file or half.device.type != "cpu" else needed
+        run, done = self._codec.run(direction, clip, how, progress, beside_bytes=beside), 0
+        for made in self._chunks(run, cut(x, clip.lengths), clip.shape):
+            result[:, :, done : done + made.shape[2]].copy_(made)
+            done += made.shape[2]
+        return result
+
+    def _chunks(
+        self, run: ClipRun, parts: Iterable[tuple[Tensor, bool]], shape: tuple[int, ...], *notes: str
+    ) -> Iterator[Tensor]:
+        """What a run makes of each chunk; the report is there when the last one has been asked for."""
+        self.last_report = None
+        yield from run.through(parts)
+        self.last_report = run.report(shape)
+
+    @torch.inference_mode()
+    def _decoded_chunks(self, latents: Tensor, how: How, progress: OnProgress | None) -> Iterator[Tensor]:
+        half = self._half("decode")
+        clip = self._codec.clip("decode", latents.shape, _home_of(latents, half), latents.dtype)
+        run = self._codec.run("decode", clip, how, progress)
+        yield from self._chunks(run, cut(latents, clip.lengths), clip.shape)
+
+    @torch.inference_mode()
+    def _encoded_chunks(
+        self, frames: Iterable[Tensor], count: int | None, how: How, progress: OnProgress | None, fit: str
+    ) -> Iterator[Tensor]:
+        net, half, pieces = cast(ClipModel, self.net), self._half("encode"), iter(frames)
+        first = next(pieces, None)
+        if first is None or first.ndim != 4:
+            raise InputError(f"frames come as `c t h w`; got {'none' if first is None else tuple(first.shape)}")
+
+        def prepared(piece: Tensor) -> Tensor:
+            self.check("encode", piece)
+            return self._fitted(piece, fit)
+
+        shape, home = prepared(first[None]).shape, _home_of(first, half)
+        taken = 0
+        if count is None:
+            clip, lengths = self._codec.outlook(shape, home, first.dtype)
+        else:
+            taken = net.fitting(count, more=fit == "pad")
+            clip = self._codec.clip("encode", (*shape[:2], taken, *shape[3:]), home, first.dtype)
+            lengths = clip.lengths
+        run = self._codec.run("encode", clip, how, progress)
+        reader = Gathering(chain([first], pieces), prepared)
+        least = 1 if count is None else min(count, taken)
+        for made in self._chunks(run, reader.chunks(lengths, pads=fit == "pad", least=least), clip.shape):
+            yield DiagonalGaussianDistribution(made).mode().clone()
+        self._note_left_out(reader.left_out if count is None else count - taken)
+
+    def _note_left_out(self, frames: int) -> None:
+        if frames > 0 and self.last_report is not None:
+            said = f"{frames} frames at the end are not encoded: {self.spec.title} takes {self._counts()}"
+            said += ' frames; fit="pad" repeats the last frame instead'
+            self.last_report = replace(self.last_report, events=(*self.last_report.events, said))
+
+    def _counts(self) -> str:
+        """The numbers of frames that a clip may have, in words."""
+        net, few = cast(ClipModel, self.net), []
+        while len(few) < 4:
+            few.append(net.fitting(few[-1] + 1 if few else 1, more=True))
+        return f"{', '.join(map(str, few))}, …"
 
     def _run_blend(self, half: Half, x: Tensor, how: How, progress: OnProgress | None) -> Tensor:
         self._plan_blend(half, tuple(x.shape), how)
@@ -291,6 +519,10 @@ class VAE:
 
         tile_px, tile_latent, share = self._blend_tile(how)
         return blend(x.to(half.device, half.dtype), tile_px, tile_latent, after, share).to(half.dtype)
+
+
+def _home_of(x: Tensor, half: Half) -> Home:
+    return "device" if x.device == half.device else "host"
 
 
 def load(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 from torch import Tensor
@@ -47,6 +47,10 @@ class ClipModel(PosteriorModel):
         """How many frames each chunk of a clip takes; together `frames`, or fewer: the rest at the end has no latent."""
         raise NotImplementedError
 
+    def endless_chunks(self) -> Iterator[int] | None:
+        """The same for a clip of which no one knows how long it is; None where they depend on that."""
+        return None
+
     def decode_chunks(self, latents: int) -> list[int]:
         """How many latents each chunk of a clip takes; together `latents`."""
         raise NotImplementedError
@@ -58,6 +62,12 @@ class ClipModel(PosteriorModel):
     def latents_of(self, frames: int) -> int:
         """How many latents that many frames encode to."""
         raise NotImplementedError
+
+    def fitting(self, frames: int, *, more: bool = False) -> int:
+        """The number of frames nearest to `frames`, less or with `more` more, that come back as many when they are decoded."""
+        while self.frames_of(self.latents_of(frames)) != frames:
+            frames += 1 if more else -1
+        return frames
 
     # --- encode and decode --------------------------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain, repeat
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -34,6 +35,9 @@ class WanModel(WanNetwork, ClipModel):
     def encode_chunks(self, frames: int) -> list[int]:
         size = self._frames_per_chunk
         return [1, *[size] * ((frames - 1) // size)]
+
+    def endless_chunks(self) -> Iterator[int]:
+        return chain([1], repeat(self._frames_per_chunk))
 
     def decode_chunks(self, latents: int) -> list[int]:
         return [1] * latents

@@ -225,14 +225,18 @@ class Carry:
     def __init__(
         self,
         before: CausalCache | None = None,
-        homes: Mapping[Op, Home] | None = None,
+        homes: dict[Op, Home] | None = None,
         *,
         keeps: bool = True,
         consumes: bool = False,
     ):
         self.before: dict[Op, Tensor] = dict(before or {})
         self.after: dict[Op, Tensor] = {}
-        self.homes, self.keeps, self.consumes = homes or {}, keeps, consumes
+        self.homes: dict[Op, Home] = {} if homes is None else homes
+        """Where what goes to the next chunk is put, by default on the device; kept up to date where memory ran out there."""
+        self.keeps, self.consumes = keeps, consumes
+        self.consumed = False
+        """Something of what came is gone, and the chunk cannot be run again."""
 
     def keep(self, op: Op, x: Tensor) -> None:
         """The last frames of what was and of `x`, as many as the operation looks back; a copy."""
@@ -249,7 +253,12 @@ class Carry:
         """The chunk is through these operations."""
         if self.consumes:
             for op in ops:
-                self.before.pop(op, None)
+                self.consumed |= self.before.pop(op, None) is not None
+
+    def again(self, *, consumes: bool) -> None:
+        """Begin the chunk, anew where an attempt has failed."""
+        self.after.clear()
+        self.consumes = consumes
 
 
 def kept_frames(op: Op, frames: int, past: int) -> int:
@@ -325,9 +334,9 @@ class Whole:
     on_pass: Callable[[Whole], None] | None = None
     carry: Carry | None = None
 
-    @property
-    def shape(self) -> Shape:
-        return tuple(self.data.shape)
+    def __post_init__(self) -> None:
+        self.shape: Shape = tuple(self.data.shape)
+        """Known also when `on_pass` has let go of the data."""
 
     def through(self, *ops: Op) -> Whole:
         x = self.data

@@ -329,16 +329,15 @@ class Planner:
 
 
 def plan_blend(
-    trace: Trace, tile: Trace, tiles: int, tile_px: int, budget: Budget, *, weight_bytes: int, itemsize: int
+    chunks: Sequence[Trace], tiles: int, tile_px: int, budget: Budget, *, images: int, held_bytes: int, itemsize: int
 ) -> Plan:
-    """Overlap-and-blend: `tiles` whole runs like `tile`, beside the input and two copies of the result of `trace`."""
-    held = (prod(trace.shapes[0]) + prod(tile.shapes[0]) + 2 * prod(trace.shapes[-1])) * itemsize + weight_bytes
-    peak = whole_bytes(tile, itemsize) + held
-    fits, operations = peak <= budget.device_bytes, tile.operations * tiles
+    """Overlap-and-blend: `tiles` whole runs, each of a picture's trace or of those of a clip's chunks, beside what is held."""
+    peak = max(whole_bytes(trace, itemsize) for trace in chunks) + held_bytes
+    fits, operations = peak <= budget.device_bytes, sum(trace.operations for trace in chunks) * tiles
     rung = Rung(
         "blend (approximate)",
         (tile_px, tile_px),
-        trace.images,
+        images,
         peak,
         0,
         0,

@@ -52,6 +52,7 @@ class CausalCaches:
         if self.carry is None:
             return
         self.moved[home] = to
+        self.carry.homes.update({op: to for op, at in self.carry.homes.items() if at == home})
         where = self.homes.device if home == "device" else torch.device("cpu")
         for cache in (self.carry.before, self.carry.after):
             for op, data in cache.items():

@@ -35,6 +35,8 @@ class Progress(NamedTuple):
     """The tile that was just done, where it is one of the result; never in whole runs."""
     rung: str = ""
     """The way that the run takes, as its plan calls it."""
+    chunk: int = 0
+    """Which chunk of a clip; `finished.region` counts its frames from the chunk's first."""
 
 
 OnProgress = Callable[[int, int, Progress], None]

@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import Tensor
 
-from ..nets.passes import Field, Whole
+from ..nets.passes import Carry, Field, Whole
 from ..schedule import Steps
 from .journal import Journal
 from .progress import OnProgress, ProgressMeter
@@ -20,11 +20,12 @@ def run_whole(
     steps: Steps,
     progress: OnProgress | None = None,
     journal: Journal | None = None,
+    carry: Carry | None = None,
 ) -> Tensor:
-    """`forward` over all of `x` at once; `progress` is called after each pass."""
+    """`forward` over all of `x` at once; `progress` is called after each pass. `carry` is the causal cache of a clip's chunk."""
     after = _AfterPass(steps, progress, journal or Journal())
     try:
-        return cast(Whole, forward(Whole(x, on_pass=after))).data
+        return cast(Whole, forward(Whole(x, on_pass=after, carry=carry))).data
     finally:
         after.fields.clear()  # they refer to `after`, and would keep their tensors until the garbage collector comes by
 

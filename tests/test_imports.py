@@ -1,4 +1,5 @@
-"""Imports go one way: errors, spec, geometry, schedule → nets, media → checkpoint | stream | plan → execution → clip_run → clips, resume → vae → cli → nodes.
+"""Imports go one way: errors, spec, geometry, schedule → nets, media → checkpoint | stream | plan → execution → clip_run →
+clips, resume → vae → cli → nodes.
 
 Read from the source with `ast`, so that an import inside a function counts like one at the top of a file.
 """

@@ -24,7 +24,7 @@ class ProbeTensors:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"value": ("*",)}, "hidden": {"node_id": "UNIQUE_ID"}}
+        return {"required": {"value": ("CONDITIONING,LATENT",)}, "hidden": {"node_id": "UNIQUE_ID"}}
 
     def keep(self, value, node_id):
         return kept(dict(tensors_in(value)), node_id)

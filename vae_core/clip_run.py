@@ -91,11 +91,13 @@ class ClipRun:
     ):
         self.half_of, self.outlook, self.how, self.planners, self.progress = half_of, outlook, how, planners, progress
         self.number, self.beside_bytes, self.free = start, beside_bytes, free
-        self.caches: list[CausalCache] = [*(caches or [{} for _ in range(outlook.shape[0])])]
+        given = caches or [{} for _ in range(outlook.shape[0])]
+        self.caches: list[CausalCache] = []
         self.reports: list[Report] = []
         self.traces = traces(outlook, half_of)
-        self.widened = any(_wider(data, half_of(False).dtype) for cache in self.caches for data in cache.values())
+        self.widened = any(_wider(data, half_of(False).dtype) for cache in given for data in cache.values())
         self.homes = self._choose_homes()
+        self.caches += [{op: self._put(op, data) for op, data in cache.items()} for cache in given]
         self.before = [0, *accumulate(trace.operations for trace in self.traces)]
 
     # --- plan ---------------------------------------------------------------------------------------------------------
@@ -138,6 +140,10 @@ class ClipRun:
         if refused is not None and not found:
             raise refused
         return min(found, key=lambda pair: pair[0])[1]
+
+    def _put(self, op: Op, data: Tensor) -> Tensor:
+        """A causal cache that came from elsewhere, where it is to live; files are for those that are made here."""
+        return data.to(self.half_of(False).device if self.homes[op] == "device" else "cpu")
 
     # --- run ----------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ Latents are raw, as the network emits them; `normalize` and `denormalize` go to 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
@@ -27,10 +27,12 @@ from .device import default_device, default_dtype
 from .errors import InputError
 from .execution import Direction, Execution, Half, How, Mode, Planners, budget_of
 from .models import ClipModel, Model, build
+from .nets.passes import CausalCache
 from .nets.posterior import DiagonalGaussianDistribution
 from .nets.trace import Trace
 from .plan import Plan, plan_blend
 from .report import Report, joined
+from .resume import FinishedChunks, job_key, resumed
 from .schedule import Home
 from .spec import KL_FLUX2, TINY, Spec, Variant, whose_latent
 from .stream import Homes, OnProgress, Progress, share
@@ -134,9 +136,14 @@ class VAE:
         progress: OnProgress | None = None,
         size: tuple[int, int] | None = None,
         frames: int | None = None,
+        resume: str | Path | None = None,
     ) -> Iterator[Tensor]:
         """The same for a clip, chunk by chunk: raw latents `b z t h w` → an iterator of pixels `b 3 t' h·f w·f`, in memory that
         does not grow with the clip.
+
+        resume   a folder in which finished chunks are kept: a run that was stopped goes on from there. It is made, and belongs to
+                 this decode alone until `vae_core.resume.forget(folder)` deletes it, which is the caller's to do. Raises
+                 InputError where it holds the work of another.
 
         Each chunk is the caller's to keep or to change. `last_report` is complete when the iterator is exhausted. Of a VAE for
         pictures, latents `b z h w` are the frames of one clip: each gives `1 3 1 h·f w·f`.
@@ -145,13 +152,16 @@ class VAE:
         how = How(mode, tile, memory_limit)
         if mode == "blend":
             raise InputError('mode="blend" sees a clip as a whole; use decode, or mode="exact"')
-        chunks = (
-            self._decoded_chunks(latents, how, progress) if self.spec.clip else self._pictures(latents, how, progress)
-        )
-        return self._kept(chunks, size, frames)
+        self.last_report = None
+        finished = None if resume is None else FinishedChunks(resume, self.resume_key(latents), self.net)
+        return self._given(self._decoded_chunks(latents, how, progress, finished), size, frames)
+
+    def resume_key(self, latents: Tensor) -> str:
+        """What names the decode of these latents by this VAE, for a folder of finished chunks: 64 hexadecimal digits."""
+        return job_key(self.net, latents)
 
     @torch.inference_mode()
-    def _kept(self, chunks: Iterator[Tensor], size: tuple[int, int] | None, frames: int | None) -> Iterator[Tensor]:
+    def _given(self, chunks: Iterator[Tensor], size: tuple[int, int] | None, frames: int | None) -> Iterator[Tensor]:
         """Pixels as they are given away: clamped, and without what a padded encode has added."""
         left = frames
         for pixels in chunks:
@@ -162,14 +172,6 @@ class VAE:
                 pixels, left = pixels[:, :, :left], left - pixels.shape[2]
             if pixels.shape[2]:
                 yield pixels
-
-    @torch.inference_mode()
-    def _pictures(self, latents: Tensor, how: How, progress: OnProgress | None) -> Iterator[Tensor]:
-        reports = []
-        for i, one in enumerate(latents.split(1)):
-            yield self._run("decode", one, how, share(progress, i, len(latents))).unsqueeze(2)
-            reports += [] if self.last_report is None else [self.last_report]
-        self.last_report = joined(reports, tuple(latents.shape))
 
     @torch.inference_mode()
     def encode(
@@ -462,11 +464,44 @@ class VAE:
         self.last_report = run.report(shape)
 
     @torch.inference_mode()
-    def _decoded_chunks(self, latents: Tensor, how: How, progress: OnProgress | None) -> Iterator[Tensor]:
+    def _decoded_chunks(
+        self, latents: Tensor, how: How, progress: OnProgress | None, finished: FinishedChunks | None
+    ) -> Iterator[Tensor]:
+        """Chunks of a clip as the network makes them, those first that are finished already."""
+        go_on = self._clip_from if self.spec.clip else self._pictures_from
+        if finished is None:
+            yield from (made for made, _ in go_on(latents, how, progress, 0, None))
+            return
+        notes: list[str] = []
+        yield from resumed(
+            finished,
+            lambda start: go_on(latents, how, progress, start, finished.caches(len(latents))),
+            notes.append,
+        )
+        if (report := self.last_report) is not None:
+            self.last_report = replace(report, events=(*notes, *report.events))
+
+    def _clip_from(
+        self, latents: Tensor, how: How, progress: OnProgress | None, start: int, caches: list[CausalCache] | None
+    ) -> Iterator[tuple[Tensor, Sequence[CausalCache]]]:
+        """From a chunk on, with the causal caches before it: its pixels, and the caches after it."""
         half = self._half("decode")
         clip = self._codec.clip("decode", latents.shape, _home_of(latents, half), latents.dtype)
-        run = self._codec.run("decode", clip, how, progress)
-        yield from self._chunks(run, cut(latents, clip.lengths), clip.shape)
+        if start < len(clip.lengths):
+            run = self._codec.run("decode", clip, how, progress, caches=caches, start=start)
+            del caches  # what the run lets go of is gone
+            for made in self._chunks(run, cut(latents, clip.lengths, start), clip.shape):
+                yield made, run.caches
+
+    def _pictures_from(
+        self, latents: Tensor, how: How, progress: OnProgress | None, start: int, caches: object
+    ) -> Iterator[tuple[Tensor, Sequence[CausalCache]]]:
+        """Of a VAE for pictures, each of a batch is a frame."""
+        reports = []
+        for i, one in enumerate(latents.split(1)[start:], start):
+            yield self._run("decode", one, how, share(progress, i, len(latents))).unsqueeze(2), ()
+            reports += [] if self.last_report is None else [self.last_report]
+        self.last_report = joined(reports, tuple(latents.shape)) if reports else None
 
     @torch.inference_mode()
     def _encoded_chunks(

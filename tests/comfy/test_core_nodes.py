@@ -48,7 +48,7 @@ def picture(graph: Graph) -> Link:
 
 
 def ours(graph: Graph) -> Link:
-    return graph("ExactVAELoader", vae_name="checkpoints/random_sd1.safetensors", variant="sd1")
+    return graph("ExactVAELoader", vae_name="checkpoints/random_sd1.safetensors", variant="sd1", dtype="fp32")
 
 
 def sixteen_channels(graph: Graph) -> Link:

@@ -18,7 +18,7 @@ from .errors import BudgetError
 from .execution import Execution, Half, How, Planners
 from .nets.passes import Carry, CausalCache, Op
 from .nets.trace import Cached, Trace
-from .plan import Plan, Rung
+from .plan import Plan, Rung, whole_bytes
 from .report import Report, joined
 from .schedule import HOMES, Home
 from .stream import OnProgress, Progress
@@ -65,8 +65,9 @@ def traces(clip: Clip, half_of: HalfOf) -> list[Trace]:
 
 
 def hardest(made: Sequence[Trace]) -> int:
-    """The chunk that needs most."""
-    return max(range(len(made)), key=lambda i: (made[i].operations, sum(prod(c.kept) for c in made[i].cached.values())))
+    """The chunk that needs most memory when it is run at once, its causal cache included."""
+    needs = {id(trace): whole_bytes(trace, itemsize=1) for trace in made}
+    return max(range(len(made)), key=lambda i: (needs[id(made[i])], i))
 
 
 class ClipRun:
@@ -95,6 +96,7 @@ class ClipRun:
         self.caches: list[CausalCache] = []
         self.reports: list[Report] = []
         self.traces = traces(outlook, half_of)
+        self.hardest = hardest(self.traces)
         self.widened = any(_wider(data, half_of(False).dtype) for cache in given for data in cache.values())
         self.homes = self._choose_homes()
         self.caches += [{op: self._put(op, data) for op, data in cache.items()} for cache in given]
@@ -104,13 +106,13 @@ class ClipRun:
 
     def plan(self) -> Plan:
         """How the chunk that needs most is run, with the operations of all of them."""
-        plan, most = self._planned(self.homes, briefly=False), self.traces[hardest(self.traces)]
+        plan, most = self._planned(self.homes, briefly=False), self.traces[self.hardest]
         share = self.before[-1] / max(most.operations, 1) * self.outlook.shape[0]
         return replace(plan, chosen=_scaled(plan.chosen, share), rungs=tuple(_scaled(r, share) for r in plan.rungs))
 
     def _planned(self, homes: dict[Op, Home], *, briefly: bool) -> Plan:
         """Of the chunk that needs most. Raises BudgetError."""
-        number = hardest(self.traces)
+        number = self.hardest
         shape = self.outlook.chunk_shape(self.outlook.lengths[number])
         carry = Carry(homes=homes, keeps=number + 1 < len(self.traces))
         execution = self._execution(number, shape, self.outlook.home, self.outlook.dtype, carry, 0)
@@ -122,7 +124,7 @@ class ClipRun:
 
         Raises BudgetError where no choice fits.
         """
-        caches = self.traces[hardest(self.traces)].cached
+        caches = self.traces[self.hardest].cached
         apart = self.half_of(False).device.type != "cpu"
         choices = [_homes(caches, share, "host" if apart else "disk") for share in SHARES]
         choices += [_homes(caches, 1.0, "disk")] if apart else []

@@ -43,7 +43,7 @@ BAD = {
     "html as latents": "decode page.safetensors -o out.png",
     "picture as latents": "decode picture.png -o out.png",
     "latents of another VAE": "decode sixteen.safetensors -o out.png",
-    "unknown output format": "decode good.npy -o out.gif",
+    "unknown output format": "decode good.npy -o out.bmp",
     "no output format": "decode good.npy -o out",
     "encode to a picture": "encode picture.png -o out.png",
     "output exists": "decode good.npy -o taken.png",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from vae_core.errors import CheckpointError, ExactVAEError, InputError
@@ -19,11 +21,36 @@ TENSOR = torch.arange(2 * 4 * 3 * 5, dtype=torch.float32).reshape(2, 4, 3, 5) / 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_our_own_round_trip(tmp_path, dtype):
-    written = Latents(TENSOR.to(dtype), "sdxl", normalized=True, size=(23, 37))
+    written = Latents(TENSOR.to(dtype), "sdxl", normalized=True, size=(23, 37), frames=7, fps=Fraction(30000, 1001))
     path = write_latents(tmp_path / "a.safetensors", written)
     read = read_latents(path)
     assert read.tensor.dtype == dtype and torch.equal(read.tensor, written.tensor)
     assert (read.variant, read.normalized, read.size) == ("sdxl", True, (23, 37))
+    assert (read.frames, read.fps) == (7, Fraction(30000, 1001))
+
+
+@pytest.mark.parametrize(("fps", "text"), [(Fraction(24), "24"), (Fraction(24000, 1001), "24000/1001")])
+def test_the_rate_is_stored_exactly(tmp_path, fps, text):
+    path = write_latents(tmp_path / "a.safetensors", Latents(TENSOR, fps=fps))
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == {"format": "exact-vae latents 1", "convention": "raw", "fps": text}
+    assert read_latents(path).fps == fps
+
+
+def test_files_written_before_there_were_clips_are_read(tmp_path):
+    metadata = {"format": "exact-vae latents 1", "convention": "raw", "variant": "sd1", "height": "20", "width": "30"}
+    save_file({"latents": TENSOR}, tmp_path / "a.safetensors", metadata)
+    read = read_latents(tmp_path / "a.safetensors")
+    assert (read.variant, read.size, read.frames, read.fps) == ("sd1", (20, 30), None, None)
+
+
+def test_clips_keep_their_axis_of_time(tmp_path):
+    clip = TENSOR.reshape(1, 4, 2, 3, 5)
+    save_file({"latent_tensor": clip, "latent_format_version_0": torch.tensor([])}, tmp_path / "a.latent")
+    np.save(tmp_path / "a.npy", clip.numpy())
+    write_latents(tmp_path / "a.safetensors", Latents(clip))
+    for name in ("a.latent", "a.npy", "a.safetensors"):
+        assert torch.equal(read_latents(tmp_path / name).tensor, clip)
 
 
 def test_others_may_read_the_file_as_any_other(tmp_path):
@@ -34,7 +61,7 @@ def test_others_may_read_the_file_as_any_other(tmp_path):
 
 def test_what_is_unknown_stays_unknown(tmp_path):
     read = read_latents(write_latents(tmp_path / "a.safetensors", Latents(TENSOR)))
-    assert (read.variant, read.normalized, read.size) == (None, False, None)
+    assert (read.variant, read.normalized, read.size, read.frames, read.fps) == (None, False, None, None, None)
 
 
 def test_comfyui_latents(tmp_path):
@@ -76,6 +103,16 @@ def safetensors_bytes(header: object, data: bytes = b"") -> bytes:
     return len(text).to_bytes(8, "little") + text + data
 
 
+CLIP_METADATA = {
+    "frames.safetensors": {"frames": "0"},
+    "half_frames.safetensors": {"frames": "2.5"},
+    "fps.safetensors": {"fps": "fast"},
+    "no_fps.safetensors": {"fps": "0"},
+    "divided_by_zero.safetensors": {"fps": "24/0"},
+    "backwards.safetensors": {"fps": "-24"},
+}
+
+
 def bad_files(folder: Path) -> dict[str, type[ExactVAEError]]:
     """Write one file of each wrong kind; its name → the error it must give."""
     lying = {"latents": {"dtype": "F32", "shape": [1, 4, 999, 999], "data_offsets": [0, 15_984_016]}}
@@ -101,6 +138,8 @@ def bad_files(folder: Path) -> dict[str, type[ExactVAEError]]:
     save_file({"latents": torch.full((1, 4, 2, 2), torch.nan)}, folder / "nan.safetensors")
     save_file({"latents": TENSOR}, folder / "convention.safetensors", {"convention": "scaled"})
     save_file({"latents": TENSOR}, folder / "size.safetensors", {"height": "-3", "width": "5"})
+    for name, metadata in CLIP_METADATA.items():
+        save_file({"latents": TENSOR}, folder / name, metadata)
     (folder / "latents.pt").write_bytes(b"")
     odd = [
         "flat.npy",
@@ -111,7 +150,7 @@ def bad_files(folder: Path) -> dict[str, type[ExactVAEError]]:
         "latents.pt",
         "missing.npy",
     ]
-    broken = ["objects.npy", "lora.safetensors", "convention.safetensors", "size.safetensors", *raw]
+    broken = ["objects.npy", "lora.safetensors", "convention.safetensors", "size.safetensors", *CLIP_METADATA, *raw]
     return {name: InputError if name in odd else CheckpointError for name in odd + broken}
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from fractions import Fraction
 from typing import Any, NoReturn
 
 import torch
 
 from .. import VAE, Plan, load, load_embedded
 from ..errors import InputError
+from ..media import frame_rate
 from ..plan import tiles_text
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -87,6 +89,17 @@ def add_quality_option(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_clip_options(command: argparse.ArgumentParser) -> Any:
+    """How a clip is written; `clip_outputs` reads them. Returns their group, for more of the kind."""
+    clips = command.add_argument_group("clips")
+    clips.add_argument(
+        "--fps", type=_rate, help="frames a second: 24, 23.976, 30000/1001 (default: what the input says, else 16)"
+    )
+    clips.add_argument("--codec", help="h264 (default), h265 or av1 in .mp4; vp9 (default) or av1 in .webm")
+    clips.add_argument("--crf", type=int, help="quality of .mp4 and .webm, 0 is the best (default: the codec's usual)")
+    return clips
+
+
 def positive(text: str) -> int:
     """A whole number from 1 up, for `type=`."""
     if not text.isdecimal() or int(text) < 1:
@@ -98,6 +111,13 @@ def _percent(text: str) -> int:
     if positive(text) > 100:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 100")
     return int(text)
+
+
+def _rate(text: str) -> Fraction:
+    try:
+        return frame_rate(Fraction(text) if "/" in text else float(text))
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of frames a second; try 24 or 30000/1001") from None
 
 
 def _device(text: str) -> torch.device:

@@ -43,8 +43,8 @@ class Console:
             self.note(event)
 
     @contextmanager
-    def progress(self, label: str) -> Iterator[Progress | None]:
-        """A bar with the time left; yields the callback that advances it."""
+    def progress(self, label: str, where: Callable[[], str] | None = None) -> Iterator[Progress | None]:
+        """A bar with the time left; yields the callback that advances it. `where` tells what it is at, after the label."""
         if self.quiet:
             yield None
             return
@@ -54,9 +54,15 @@ class Console:
 
             def advance(done: int, total: int, info: Any) -> None:
                 bar.total = total
+                tell_where()
                 bar.update(done - bar.n)
 
+            def tell_where() -> None:
+                if where is not None:
+                    bar.set_description(f"{label} {where()}", refresh=False)
+
             yield advance
+            tell_where()
             bar.update((bar.total or 0) - bar.n)
 
 

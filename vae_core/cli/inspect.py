@@ -39,11 +39,23 @@ def describe(opened: Checkpoint, spec: Spec) -> dict[str, Any]:
         "network": opened.variant.network,
         "dtype": str(opened.dtype).removeprefix("torch."),
         "parameters": sum(prod(shape) for shape in opened.shapes.values()),
-        "latent": {"channels": spec.latent_channels, "scale": spec.scale.h, "convention": spec.convention},
+        "latent": {
+            "channels": spec.latent_channels,
+            "scale": spec.scale.h,
+            "frames": spec.scale.t if spec.clip else None,
+            "convention": spec.convention,
+        },
         "config": dict(opened.config),
         "ignored": dict(opened.ignored),
         "tensors": {name: list(shape) for name, shape in opened.shapes.items()},
     }
+
+
+def _clips(frames: int | None) -> str:
+    """How many frames a latent stands for, in words; "" for a VAE of pictures."""
+    if frames is None:
+        return ""
+    return f"1 latent per {frames} frames after the first" if frames > 1 else "1 latent per frame"
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
@@ -55,6 +67,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
         "layout": result["layout"],
         "network": f"{result['network']}, {result['parameters']:,} parameters in {result['dtype']}",
         "latents": f"{latent['channels']} channels, a cell per {latent['scale']}×{latent['scale']} px",
+        "clips": _clips(latent["frames"]),
         "convention": latent["convention"],
     }
     lines = [f"{name:<12} {value}" for name, value in rows.items() if value]

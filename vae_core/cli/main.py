@@ -25,7 +25,7 @@ DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="python -m vae_core",
-        description="Pictures to latents and back, within any memory limit and without seams.",
+        description="Pictures and clips to latents and back, within any memory limit and without seams.",
         epilog="Exit status: 0 done, 1 failed, 2 bad input, 130 stopped. COMMAND --help tells each command's options.",
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             print(json.dumps(result, indent=2))
         return DONE
-    except KeyboardInterrupt:
-        return _end("stopped", STOPPED)
+    except KeyboardInterrupt as stop:
+        return _end(str(stop) or "stopped", STOPPED)
     except ExactVAEError as error:
         return _end(str(error), BAD_INPUT)
     except (Failed, OSError) as error:

@@ -6,11 +6,15 @@ Ours is a safetensors file with the one tensor `latents` and, as metadata, what 
     variant     "sdxl": the VAE that they come from
     convention  "raw", as the VAE emits them, or "normalized", as a diffusion model takes them
     width       of the picture before padding, in pixels, with `height`; absent where nothing was padded
+    frames      of the clip before padding; absent where nothing was padded
+    fps         frames a second of the clip, exactly: "24" or "30000/1001"; absent where nobody said
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +33,10 @@ FORMAT = "exact-vae latents 1"
 COMFYUI_RAW_MARKER = "latent_format_version_0"
 COMFYUI_OLD_SCALE = 0.18215
 
+POSITIVE = r"0*[1-9][0-9]*"
+RATE = re.compile(rf"{POSITIVE}(/{POSITIVE})?")
+"""As `str(Fraction)` writes a positive one."""
+
 
 @dataclass(frozen=True)
 class Latents:
@@ -42,6 +50,10 @@ class Latents:
     """True if they are scaled for a diffusion model; False if raw."""
     size: tuple[int, int] | None = None
     """(h, w) of the original picture in pixels, where it was padded to fit the VAE's grid."""
+    frames: int | None = None
+    """Of the original clip, where its last frame was repeated to fit the VAE's chunks."""
+    fps: Fraction | None = None
+    """Frames a second of the clip; None for pictures, and where the file does not say."""
 
 
 def read_latents(path: str | Path) -> Latents:
@@ -83,7 +95,14 @@ def _from_metadata(tensor: Tensor, metadata: dict[str, str], path: Path) -> Late
     convention = metadata.get("convention", "raw")
     if convention not in ("raw", "normalized"):
         raise CheckpointError(f"{path}: its metadata names the convention {convention!r}, not raw or normalized")
-    return Latents(tensor, metadata.get("variant"), convention == "normalized", _size(metadata, path))
+    return Latents(
+        tensor,
+        metadata.get("variant"),
+        convention == "normalized",
+        _size(metadata, path),
+        _frames(metadata, path),
+        _fps(metadata, path),
+    )
 
 
 def _size(metadata: dict[str, str], path: Path) -> tuple[int, int] | None:
@@ -95,6 +114,26 @@ def _size(metadata: dict[str, str], path: Path) -> tuple[int, int] | None:
             f"{path}: its metadata gives a height of {height} and a width of {width}, not two numbers"
         )
     return int(height), int(width)
+
+
+def _frames(metadata: dict[str, str], path: Path) -> int | None:
+    frames = metadata.get("frames")
+    if frames is None:
+        return None
+    if not re.fullmatch(POSITIVE, frames):
+        raise CheckpointError(f"{path}: its metadata gives {frames!r} as the number of frames, not a number above 0")
+    return int(frames)
+
+
+def _fps(metadata: dict[str, str], path: Path) -> Fraction | None:
+    fps = metadata.get("fps")
+    if fps is None:
+        return None
+    if not RATE.fullmatch(fps):
+        raise CheckpointError(
+            f"{path}: its metadata gives {fps!r} frames a second, not a number or a fraction such as 30000/1001"
+        )
+    return Fraction(fps)
 
 
 def _read_npy(path: Path) -> Latents:
@@ -133,6 +172,10 @@ def write_latents(path: str | Path, latents: Latents, *, overwrite: bool = False
         metadata["variant"] = latents.variant
     if latents.size is not None:
         metadata["height"], metadata["width"] = (str(side) for side in latents.size)
+    if latents.frames is not None:
+        metadata["frames"] = str(latents.frames)
+    if latents.fps is not None:
+        metadata["fps"] = str(latents.fps)
     with whole(path, overwrite=overwrite) as part:
         save_file({"latents": latents.tensor.detach().cpu().contiguous()}, part, metadata)
     return path

@@ -50,8 +50,8 @@ class CausalConv3d(nn.Conv3d, Op):
     def of_after(self, x: Tensor, past: Tensor | None) -> Tensor:
         if past is None:
             return self.of(x)
-        pads = ((self.reach - past.shape[2], 0), *self.pads[1:])
-        return self._convolve(torch.cat([past.to(x), x], dim=2), pads, self.weight, self.bias)
+        behind = self._behind(past.to(x), x, self.reach - past.shape[2])
+        return self._convolve(behind, ((0, 0), *self.pads[1:]), self.weight, self.bias)
 
     @property
     def geometry(self) -> Hashable:
@@ -64,6 +64,13 @@ class CausalConv3d(nn.Conv3d, Op):
         own, rest = split_pads(missing)
         return F.conv3d(pad(x, rest), weight, bias, self.stride, own)
 
+    def _behind(self, past: Tensor, x: Tensor, missing: int) -> Tensor:
+        """`x` behind the frames `past`, and those behind what stands for frames that are `missing` still: in one copy."""
+        if self.repeats_first:
+            return torch.cat([*[past[:, :, :1]] * missing, past, x], dim=2)
+        b, c, _, h, w = past.shape
+        return torch.cat([past.new_zeros(b, c, missing, h, w), past, x], dim=2)
+
     def bind(self, source: Source) -> OnTile:
         weight, bias = self.weight.to(source.dtype), cast(self.bias, source.dtype)
         cache = source.cache(self)
@@ -73,7 +80,9 @@ class CausalConv3d(nn.Conv3d, Op):
             if cache is not None:
                 cache.keep(*_own(tile, place))
                 if cache.frames and missing[0][0]:
-                    x, missing = _behind(cache, tile, place)
+                    earlier = _earlier(cache, tile, place)
+                    x = self._behind(earlier, x, missing[0][0] - earlier.shape[2])
+                    missing = ((0, missing[0][1]), *missing[1:])
             return self._convolve(x, missing, weight, bias)
 
         return on_tile
@@ -95,9 +104,10 @@ class CausalConv3d(nn.Conv3d, Op):
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
         # Earlier frames in front of a tile make a copy of it, and zeros at an uneven border another one.
-        missing = place.missing
-        behind = prod(read[:2]) * (read[2] + missing[0][0]) * prod(read[3:]) if missing[0][0] else 0
-        return behind * (2 if self.repeats_first else 1) + padded_elements(read, missing)
+        (before, after), *sides = place.missing
+        b, c, t, *size = read
+        behind = prod((b, c, t + before, *size)) if before else 0
+        return behind + padded_elements((b, c, t + before, *size), ((0, after), *sides))
 
 
 def _own(tile: Tile, place: Place) -> tuple[Tensor, int, Region]:
@@ -108,13 +118,11 @@ def _own(tile: Tile, place: Place) -> tuple[Tensor, int, Region]:
     return tile.data[:, :, :, inside[0], inside[1]], tile.image, (t, *sides)
 
 
-def _behind(cache: OpCache, tile: Tile, place: Place) -> tuple[Tensor, Pads]:
-    """A tile behind the earlier frames that its window lacks, and what is missing still."""
-    (before, after), *others = place.missing
-    count = min(before, cache.frames)
+def _earlier(cache: OpCache, tile: Tile, place: Place) -> Tensor:
+    """The frames before a tile that its window lacks, as many as are known."""
+    count = min(place.missing[0][0], cache.frames)
     sides = tuple(w.span for w in place.windows[1:])
-    earlier = cache.earlier(tile.image, (Span(cache.frames - count, cache.frames), *sides))
-    return torch.cat([earlier, tile.data], dim=2), ((before - count, after), *others)
+    return cache.earlier(tile.image, (Span(cache.frames - count, cache.frames), *sides))
 
 
 class RMSNorm(nn.Module, Op):
@@ -173,13 +181,13 @@ class RepeatedFrames(Op):
     pixelwise = False
 
     def of(self, x: Tensor) -> Tensor:
-        return x[:, :, _frames(_doubled(x.shape[2], Span(0, self.out_shape(x.shape)[2])), x)]
+        return _select(x, 2, _doubled(x.shape[2], Span(0, self.out_shape(x.shape)[2])))
 
     def bind(self, source: Source) -> OnTile:
         def on_tile(tile: Tile, place: Place) -> Tensor:
             t = place.windows[0].span
             whole = source.entering_shape[2]
-            return tile.data[:, :, _frames([i - t.start for i in _doubled(whole, place.region[0])], tile.data)]
+            return _select(tile.data, 2, [i - t.start for i in _doubled(whole, place.region[0])])
 
         return on_tile
 
@@ -232,12 +240,17 @@ class Conditioned(Op):
     Of an odd number of frames, more than one, the first frame of x goes with that of z, and the others with the others.
     """
 
+    in_place = True
+
     def __init__(self, z: Field, by: CausalConv3d, plus: CausalConv3d):
         self.z, self.by, self.plus = z, by, plus
 
     def of(self, x: Tensor) -> Tensor:
+        return self._conditioned(x, self.z.data, x.shape[2:], _everywhere(x), self.by, self.plus)  # type: ignore[attr-defined]
+
+    def over(self, x: Tensor) -> Tensor:
         z = self.z.data  # type: ignore[attr-defined]
-        return self._conditioned(x, z, x.shape[2:], _everywhere(x), self.by, self.plus)
+        return self._conditioned(x, z, x.shape[2:], _everywhere(x), self.by, self.plus, owned=True)
 
     def literal(self, x: Tensor) -> Tensor:
         z = _enlarged(self.z.data, _everywhere(x), x.shape[2:], self.z.shape[2:])  # type: ignore[attr-defined]
@@ -248,7 +261,9 @@ class Conditioned(Op):
 
         def on_tile(tile: Tile, place: Place) -> Tensor:
             one = z[tile.image : tile.image + 1]
-            return self._conditioned(tile.data, one, source.entering_shape[2:], place.region, by, plus)
+            return self._conditioned(
+                tile.data, one, source.entering_shape[2:], place.region, by, plus, owned=tile.owned
+            )
 
         return on_tile
 
@@ -260,11 +275,14 @@ class Conditioned(Op):
         region: Region,
         by: Callable[[Tensor], Tensor],
         plus: Callable[[Tensor], Tensor],
+        owned: bool = False,
     ) -> Tensor:
-        """`region` is where x lies in a Field of `sizes`."""
+        """`region` is where x lies in a Field of `sizes`; x is overwritten where it is `owned`."""
         t, h, w = (_cells(i, span, n, m) for i, (span, n, m) in enumerate(zip(region, sizes, z.shape[2:], strict=True)))
         near = z[:, :, t.start : t.stop, h.start : h.stop, w.start : w.stop]
-        made = x * _enlarged(by(near), region, sizes, z.shape[2:])
+        scale = _enlarged(by(near), region, sizes, z.shape[2:])
+        made = x.mul_(scale) if owned else x * scale
+        del scale
         return made.add_(_enlarged(plus(near), region, sizes, z.shape[2:]))
 
     def reads_all(self) -> tuple[Field, ...]:
@@ -279,7 +297,8 @@ class Conditioned(Op):
         return self.name, self.by.geometry, tuple(self.z.shape)
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
-        return 3 * prod(made)
+        # Enlarged, and before the last axis was, at most half of that.
+        return prod(made) * 3 // 2
 
 
 def _everywhere(x: Tensor) -> Region:
@@ -292,8 +311,8 @@ def _doubled(count: int, out: Span) -> list[int]:
     return [(i + odd) // 2 for i in range(out.start, out.stop)]
 
 
-def _frames(indices: Sequence[int], like: Tensor) -> Tensor:
-    return torch.tensor(indices, device=like.device)
+def _select(x: Tensor, axis: int, indices: Sequence[int]) -> Tensor:
+    return x.index_select(axis, torch.tensor(indices, device=x.device))
 
 
 def _cell(axis: int, i: int, size: int, coarse: int) -> int:
@@ -313,7 +332,7 @@ def _enlarged(x: Tensor, region: Region, sizes: Sequence[int], coarse: Sequence[
         first = _cell(axis, span.start, size, count)
         indices = [_cell(axis, i, size, count) - first for i in range(span.start, span.stop)]
         if indices != list(range(x.shape[2 + axis])):
-            x = x.index_select(2 + axis, torch.tensor(indices, device=x.device))
+            x = _select(x, 2 + axis, indices)
     return x
 
 

@@ -326,7 +326,7 @@ class Whole:
     """A Field that is one plain tensor: passes are plain calls, differentiable, compilable, and nothing else.
 
     `literal` computes every operation step by step as the published code does. `on_pass(made)` is called after each pass; it may
-    let go of earlier Fields' `data`, which the network's frames would else hold for longer than they are needed.
+    have earlier Fields let go of their data, which the network's frames would else hold for longer than it is needed.
     """
 
     data: Tensor
@@ -336,7 +336,14 @@ class Whole:
 
     def __post_init__(self) -> None:
         self.shape: Shape = tuple(self.data.shape)
-        """Known also when `on_pass` has let go of the data."""
+        """Known also when the data is gone."""
+        self.views: list[Whole] = []
+
+    def let_go(self) -> None:
+        """Drop the data, here and in all views of it: whoever still refers to the Field does not keep its memory."""
+        del self.data
+        for view in self.views:
+            view.let_go()
 
     def through(self, *ops: Op) -> Whole:
         x = self.data
@@ -362,11 +369,14 @@ class Whole:
             self.carry.keep(op, self.data)
 
     def frames(self) -> Whole:
-        return Whole(self.data.transpose(1, 2).flatten(0, 1), self.literal, self.on_pass, self.carry)
+        return self._view(self.data.transpose(1, 2).flatten(0, 1))
 
     def clip(self, batch: int) -> Whole:
-        clip = self.data.unflatten(0, (batch, -1)).transpose(1, 2)
-        return Whole(clip, self.literal, self.on_pass, self.carry)
+        return self._view(self.data.unflatten(0, (batch, -1)).transpose(1, 2))
+
+    def _view(self, x: Tensor) -> Whole:
+        self.views.append(Whole(x, self.literal, self.on_pass, self.carry))
+        return self.views[-1]
 
     def _made(self, x: Tensor) -> Whole:
         made = Whole(x, self.literal, self.on_pass, self.carry)

@@ -1,6 +1,19 @@
 """Planning: work out what each way of running a traced network needs and costs, and choose the cheapest that fits."""
 
+from .footprint import whole_bytes
 from .plan import COSTS, Budget, Costs, Plan, Rung, readable, tiles_text
 from .planner import Case, Planner, plan_blend
 
-__all__ = ["COSTS", "Budget", "Case", "Costs", "Plan", "Planner", "Rung", "plan_blend", "readable", "tiles_text"]
+__all__ = [
+    "COSTS",
+    "Budget",
+    "Case",
+    "Costs",
+    "Plan",
+    "Planner",
+    "Rung",
+    "plan_blend",
+    "readable",
+    "tiles_text",
+    "whole_bytes",
+]

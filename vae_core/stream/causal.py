@@ -71,6 +71,13 @@ class CausalCaches:
                 caches[op] = StreamedCache(op, carry.before.get(op), kept, shape[2], self.ferry, dtype)
         return caches
 
+    def remember(self, op: Op, x: Tensor) -> None:
+        """The last frames of a Field into the causal cache of an operation that begins with the next chunk."""
+        if self.carry is not None and self.carry.keeps:
+            count = min(op.reach, x.shape[2])
+            kept = self._kept(self.carry, op, tuple(x.shape), x.dtype)
+            kept[:, :, kept.shape[2] - count :].copy_(x[:, :, -count:])
+
     def _kept(self, carry: Carry, op: Op, shape: Shape, dtype: torch.dtype) -> Tensor:
         """Room for the last frames that enter an operation; of a short chunk, with those of the chunk before it."""
         b, c, t, *sizes = shape

@@ -220,7 +220,7 @@ class Streamed:
     def remember(self, x: StreamField, op: Op) -> None:
         """Put the last frames of a Field into the causal cache."""
         if self.carry is not None:
-            self.carry.keep(op, x.all)
+            self.caches.remember(op, x.all)
             self.carry.passed([op])
 
     def through(self, x: StreamField, ops: Sequence[Op]) -> StreamField:

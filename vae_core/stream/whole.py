@@ -46,6 +46,6 @@ class _AfterPass:
         for index in self.steps[number].frees:
             field = self.fields[index]
             assert field is not None, "the plan frees a Field twice"
-            del field.data
+            field.let_go()
             self.fields[index] = None
         self.meter.tile(number, 1, 1)

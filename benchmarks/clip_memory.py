@@ -56,6 +56,7 @@ class Row:
     device_ratio: float
     host_predicted_mib: float
     host_measured_mib: float
+    host_ratio: float
     weights_mib: float
     operations_to_plain: float
     """To those of the same network run whole."""
@@ -98,6 +99,8 @@ class Subject:
             for made in run.through(cut(x, run.outlook.lengths)):
                 del made
         report, device = run.report(shape), meter.peak["cuda"] + self.weight_bytes
+        # The clip itself is the caller's; a plan counts the chunk that is taken out of it.
+        host = meter.peak["cpu"] - x.numel() * x.element_size()
         assert report is not None
         plan = report.plan
         return Row(
@@ -115,7 +118,8 @@ class Subject:
             round(device / MIB, 1),
             plan.device_bytes / device,
             round(plan.host_bytes / MIB, 1),
-            round(meter.peak["cpu"] / MIB, 1),
+            round(host / MIB, 1),
+            plan.host_bytes / host,
             round(self.weight_bytes / MIB, 1),
             plan.operations / sum(trace.operations for trace in run.traces),
             round(plan.chosen.moved_bytes / MIB, 1),

@@ -20,7 +20,7 @@ class Report:
     device: str
     dtype: str
     plan: Plan
-    """The last one: what was finally done. Of a clip, that of the chunk that needs most, with the operations of them all."""
+    """The last one: what was finally done. Of a clip, that of the chunk that needs most, with the operations of all chunks."""
     measured_device_bytes: int | None
     """On CUDA what torch allocated at most, weights included; None elsewhere."""
     measured_host_bytes: int | None
@@ -65,14 +65,16 @@ class Report:
 def joined(reports: Sequence[Report], shape: tuple[int, ...]) -> Report:
     """One report on a clip of `shape` from those on its chunks."""
     most = max(reports, key=lambda report: report.plan.device_bytes)
-    sums = {name: sum(getattr(r.plan.chosen, name) for r in reports) for name in ("operations", "moved_bytes", "cost")}
+    chosen = [report.plan.chosen for report in reports]
+    totals = {name: sum(getattr(rung, name) for rung in chosen) for name in ("operations", "moved_bytes", "cost")}
+    peaks = {name: max(getattr(rung, name) for rung in chosen) for name in ("device_bytes", "host_bytes", "disk_bytes")}
     seconds: Counter[str] = Counter()
     for report in reports:
         seconds.update(report.seconds_by_pass)
     return replace(
         most,
         shape=shape,
-        plan=replace(most.plan, chosen=replace(most.plan.chosen, **sums)),
+        plan=replace(most.plan, chosen=replace(most.plan.chosen, **totals, **peaks)),
         measured_device_bytes=_largest([r.measured_device_bytes for r in reports]),
         measured_host_bytes=_largest([r.measured_host_bytes for r in reports]),
         retries=sum(r.retries for r in reports),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from .images import ExactVAEDecode, ExactVAEDecodeTiled, ExactVAEEncode, ExactVAEEncodeTiled
 from .loader import ExactVAELoader
 from .planning import ExactVAEPlan
+from .videos import ExactVAEVideoDecode, ExactVAEVideoEncode
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {
     "ExactVAELoader": ExactVAELoader,
@@ -16,6 +17,8 @@ NODE_CLASS_MAPPINGS: dict[str, type] = {
     "ExactVAEDecodeTiled": ExactVAEDecodeTiled,
     "ExactVAEEncodeTiled": ExactVAEEncodeTiled,
     "ExactVAEPlan": ExactVAEPlan,
+    "ExactVAEVideoDecode": ExactVAEVideoDecode,
+    "ExactVAEVideoEncode": ExactVAEVideoEncode,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
@@ -25,4 +28,6 @@ NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
     "ExactVAEDecodeTiled": "VAE Decode Tiled (Exact)",
     "ExactVAEEncodeTiled": "VAE Encode Tiled (Exact)",
     "ExactVAEPlan": "VAE Plan",
+    "ExactVAEVideoDecode": "Video Decode (Exact)",
+    "ExactVAEVideoEncode": "Video Encode (Exact)",
 }

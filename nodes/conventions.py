@@ -1,14 +1,15 @@
 """ComfyUI's IMAGE, MASK and LATENT on one side, vae_core's pixels and latents on the other.
 
-IMAGE   `b h w c` in [0, 1], float32          pixels   `b c h w` in [-1, 1]
+IMAGE   `b h w c` in [0, 1], float32          pixels   `b c h w` in [-1, 1], or `b c t h w` of a video VAE,
+        whose IMAGE is the frames of one clip, `t h w c`, or `b t h w c` between ComfyUI's VAE object and its nodes.
 LATENT  a dict whose `samples` are raw, as the VAE emits them: `b c h w`, or `b c t h w` of a video model.
         FLUX.2's are packed and normalised; a tiny VAE's are those of the VAE that it stands in for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,11 @@ from ..vae_core.spec import VARIANTS, Spec
 
 SIZE_KEY = "exact_vae_size"
 """In a LATENT: (h, w) of the picture before it was padded, in pixels."""
+FRAMES_KEY = "exact_vae_frames"
+"""In a LATENT: how many frames the clip had before it was padded."""
+
+FRAMES_AT_ONCE = 4
+"""Of an IMAGE, turned into pixels at a time: a clip may be as large as the memory."""
 
 
 def samples_of(latent: Mapping[str, Any]) -> Tensor:
@@ -27,18 +33,57 @@ def samples_of(latent: Mapping[str, Any]) -> Tensor:
     return samples.unbind()[0] if getattr(samples, "is_nested", False) else samples
 
 
-def first_frame(vae: VAE, samples: Tensor) -> Tensor:
-    """`b c t h w` → `b c h w`, its first frame, as ComfyUI's own image VAEs take a video's latents; others unchanged."""
-    return samples[:, :, 0] if samples.ndim == 5 and samples.shape[1] == latent_channels(vae) else samples
+def with_the_axes_of(vae: VAE, samples: Tensor) -> Tensor:
+    """A LATENT's samples with as many axes as the VAE takes, where their channels fit.
+
+    Of a video's latents, a VAE for pictures gets the first, as ComfyUI's own do; pictures' latents are clips of one frame.
+    """
+    if samples.ndim not in (4, 5) or samples.shape[1] != latent_channels(vae):
+        return samples
+    if vae.spec.clip:
+        return samples if samples.ndim == 5 else samples.unsqueeze(2)
+    return samples if samples.ndim == 4 else samples[:, :, 0]
 
 
-def padded_from(vae: VAE, latent: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The size (h, w) that a padded encode has noted, if these latents are still of that size; else None."""
-    size = latent.get(SIZE_KEY)
-    if size is None:
-        return None
-    (mh, mw), cells = vae.spec.multiple, tuple(samples_of(latent).shape[-2:])
-    return (size[0], size[1]) if (-(-size[0] // mh), -(-size[1] // mw)) == cells else None
+class Original(NamedTuple):
+    """What a picture or clip was before it was padded, where that is known."""
+
+    size: tuple[int, int] | None = None
+    """(h, w) in pixels."""
+    frames: int | None = None
+
+
+def original_of(vae: VAE, latent: Mapping[str, Any]) -> Original:
+    """What a padded encode has noted, as far as these latents are still of that size, and of as many frames."""
+    samples, size, frames = samples_of(latent), latent.get(SIZE_KEY), latent.get(FRAMES_KEY)
+    if size is not None:
+        (mh, mw), cells = vae.spec.multiple, tuple(samples.shape[-2:])
+        size = (size[0], size[1]) if (-(-size[0] // mh), -(-size[1] // mw)) == cells else None
+    if frames is not None:
+        latents = samples.shape[2] if samples.ndim == 5 and vae.spec.clip else 0
+        frames = frames if frames_of(vae, latents - 1) < frames <= frames_of(vae, latents) else None
+    return Original(size, frames)
+
+
+def noted(vae: VAE, samples: Tensor, original: Original) -> dict[str, Any]:
+    """A LATENT of samples that a padded encode has given, with what the picture or clip was before, where it was another."""
+    latent: dict[str, Any] = {"samples": samples}
+    size, frames = original
+    if size is not None and (size[0] % vae.spec.multiple[0] or size[1] % vae.spec.multiple[1]):
+        latent[SIZE_KEY] = size
+    if frames is not None and vae.spec.clip and frames != vae.frames_of(samples.shape[2]):
+        latent[FRAMES_KEY] = frames
+    return latent
+
+
+def frames_of(vae: VAE, latents: int) -> int:
+    """How many frames so many latents become, which may be none: ComfyUI asks that too."""
+    return vae.frames_of(latents) if latents > 0 else 0
+
+
+def latents_of(vae: VAE, frames: int) -> int:
+    """How many latents so many frames become, which may be none."""
+    return vae.latents_of(frames) if frames > 0 else 0
 
 
 def latent_channels(vae: VAE) -> int:
@@ -78,18 +123,32 @@ def tiny_scale(spec: Spec) -> tuple[float, float]:
 
 
 def to_pixels(image: Tensor, channels: int) -> Tensor:
-    """IMAGE → `b c h w` in [-1, 1]: an alpha channel is left out, a grey picture becomes a coloured one."""
+    """IMAGE, `… h w c` → `b c … h w` in [-1, 1].
+
+    An alpha channel is left out where the VAE has none; where it has one, what comes without is opaque. A grey picture becomes a
+    coloured one.
+    """
     if image.shape[-1] == 1:
-        image = image.expand(*image.shape[:-1], channels)
+        image = image.expand(*image.shape[:-1], 3)
+    if image.shape[-1] < channels:
+        image = F.pad(image, (0, channels - image.shape[-1]), value=1.0)
     return image[..., :channels].movedim(-1, 1).float() * 2 - 1
 
 
-def to_image(pixels: Tensor, where: torch.device) -> Tensor:
-    """`b c h w` in [-1, 1] → IMAGE on a device. Copied picture by picture, since pixels may lie in a file."""
-    b, c, h, w = pixels.shape
-    image = torch.empty(b, h, w, c, dtype=torch.float32, device=where)
-    for one, place in zip(pixels, image, strict=True):
-        place.copy_(one.movedim(0, -1))
+def pieces_of(clip: Tensor, channels: int) -> Iterator[Tensor]:
+    """A clip's IMAGE `t h w c` → its frames as pixels `c t h w`, a few at a time."""
+    for piece in clip.split(FRAMES_AT_ONCE):
+        yield to_pixels(piece, channels).movedim(0, 1)
+
+
+def to_image(pictures: Iterable[Tensor], count: int, where: torch.device) -> Tensor:
+    """So many pictures in [-1, 1], pieces `c t h w` as they come → IMAGE `t h w c` on a device, and nothing else so large."""
+    image, done = torch.empty(0), 0
+    for piece in pictures:
+        if not done:
+            image = torch.empty(count, *piece.shape[-2:], piece.shape[0], dtype=torch.float32, device=where)
+        image[done : done + piece.shape[1]].copy_(piece.movedim(0, -1))
+        done += piece.shape[1]
     return image.add_(1).div_(2)
 
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors.torch import save_file
@@ -39,6 +41,9 @@ else:
 
 log = logging.getLogger(__name__)
 
+UNFINISHED = "exact_vae_unfinished"
+"""In ComfyUI's output folder: the decodes that were interrupted."""
+
 PROGRESS_STEPS = 1000
 """Of a progress bar."""
 
@@ -54,6 +59,9 @@ LATENT_FORMATS = {
     "flux1": "Flux",
     "flux2": "Flux2",
     "x4-upscaler": "SD_X4",
+    "wan21": "Wan21",
+    "qwen-image": "Wan21",
+    "qwen-image-layered": "Wan21",
 }
 """Variant → ComfyUI's class that knows how its latents look."""
 
@@ -182,6 +190,18 @@ def files(kind: str) -> list[str]:
     return [name.replace("\\", "/") for name in folder_paths.get_filename_list(kind)]
 
 
+def temporary_folder() -> Path:
+    """ComfyUI's own, which it empties when it starts."""
+    folder = Path(folder_paths.get_temp_directory() if PRESENT else tempfile.gettempdir())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def unfinished_folder() -> Path:
+    """Where the finished chunks of interrupted decodes are kept."""
+    return Path(folder_paths.get_output_directory() if PRESENT else tempfile.gettempdir()) / UNFINISHED
+
+
 def save_latent(latents: Tensor, prompt: Any, workflow: Mapping[str, Any] | None) -> Path:
     """Writes ComfyUI's `.latent`, with the workflow unless --disable-metadata, under output/latents."""
     folder, name, counter, *_ = folder_paths.get_save_image_path(
@@ -197,3 +217,50 @@ def save_latent(latents: Tensor, prompt: Any, workflow: Mapping[str, Any] | None
     with whole(file) as part:
         save_file(stored, part, metadata)
     return file
+
+
+# --- videos -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """What a VIDEO from a file is without ComfyUI."""
+
+    path: str
+
+    def get_stream_source(self) -> str:
+        return self.path
+
+
+def video(file: Path) -> Any:
+    """A VIDEO that is that file: ComfyUI's nodes copy its packets, and decode nothing unless they are asked for another format."""
+    if not PRESENT:
+        return VideoFile(str(file))
+    from comfy_api.input_impl import VideoFromFile
+
+    return VideoFromFile(str(file))
+
+
+def source_of(video: Any) -> str | BinaryIO | None:
+    """The path, or the bytes, of a VIDEO that is a whole file; None for any other, which `components_of` has in memory."""
+    kind: type = VideoFile
+    if PRESENT:
+        from comfy_api.input_impl import VideoFromFile as kind
+    # Newer ComfyUIs cut a video by noting where to: what the file holds is then not what the VIDEO is.
+    cut = any(getattr(video, f"_VideoFromFile__{name}", 0) for name in ("start_time", "duration"))
+    return video.get_stream_source() if isinstance(video, kind) and not cut else None
+
+
+def components_of(video: Any) -> tuple[Tensor, Mapping[str, Any] | None, float]:
+    """IMAGE, AUDIO and the frames a second of a VIDEO, all of it in memory."""
+    components = video.get_components()
+    return components.images, components.audio, float(components.frame_rate)
+
+
+def blocked(message: str) -> Any:
+    """In place of an output that was not asked for: nodes that take it are not run, and the user is told why."""
+    if not PRESENT:
+        return None
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    return ExecutionBlocker(message)

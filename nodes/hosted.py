@@ -6,10 +6,10 @@ a run they are taken as they are then, shared where they already lie on the devi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -21,16 +21,31 @@ from ..vae_core.errors import BudgetError
 from ..vae_core.execution import Direction, How
 from ..vae_core.models import build
 from ..vae_core.plan import COSTS
+from ..vae_core.report import joined
 from ..vae_core.spec import Spec
-from ..vae_core.stream import OnProgress
+from ..vae_core.stream import share
 from . import host
-from .conventions import SIZE_KEY, fitted_mask, from_raw, to_image, to_pixels, to_raw
-from .watch import Watch
+from .conventions import Original, fitted_mask, from_raw, noted, pieces_of, to_image, to_pixels, to_raw
+from .resuming import Resumable
+from .watch import Watch, Watched
+
+Fit = Literal["crop", "pad"]
+
+WHOLE = Original()
+"""All of what latents become."""
 
 SHARES = 4
 """In how many parts it is weighed how much of the other models should leave."""
 
 META = torch.device("meta")
+
+
+class Shape(NamedTuple):
+    """Of a clip, in frames and pixels; of a picture, which is one frame."""
+
+    frames: int
+    height: int
+    width: int
 
 
 class Hosted:
@@ -67,23 +82,26 @@ class Hosted:
 
     # --- plan and run -------------------------------------------------------------------------------------------------
 
-    def plan(self, direction: Direction, width: int, height: int, images: int, how: How, patcher: Any) -> Plan:
+    def plan(
+        self, direction: Direction, width: int, height: int, images: int, how: How, patcher: Any, frames: int = 1
+    ) -> Plan:
         """How a run would go, with as much of other models gone as pays. Raises BudgetError where not even all of it would do.
 
         What leaves has to come back: each byte costs what moving it to the device costs.
         """
 
         def planned(free: int | None) -> Plan:
-            return self.vae.plan(direction, width=width, height=height, batch=images, free=free, **asdict(how))
+            sizes = {"width": width, "height": height, "frames": frames, "batch": images}
+            return self.vae.plan(direction, **sizes, free=free, **asdict(how))
 
         if patcher is None or self.vae.device.type == "cpu":
             return planned(None)
         now = host.free_bytes(self.vae.device) + patcher.loaded_size()
         others = host.reclaimable_bytes(self.vae.device, patcher)
         plans = [planned(now + others)]
-        for share in range(SHARES if others else 0):
+        for part in range(SHARES if others else 0):
             with suppress(BudgetError):
-                plans.append(planned(now + others * share // SHARES))
+                plans.append(planned(now + others * part // SHARES))
         return min(plans, key=lambda plan: plan.chosen.cost + max(plan.device_bytes - now, 0) * COSTS["cuda"].host_byte)
 
     def outline(self, samples: Tensor) -> Tensor:
@@ -92,70 +110,168 @@ class Hosted:
         self.vae.check("decode", raw)
         return raw
 
-    def decode(
+    def decode(self, samples: Tensor, patcher: Any, how: How, watched: Watched, original: Original = WHOLE) -> Tensor:
+        """A LATENT's samples → IMAGE, of a video VAE `b t h w c`, without what a padded encode has added."""
+        clip, count = self.vae.spec.clip, self.frames_in_all(samples, original)
+        if clip and how.mode != "blend":
+            with closing(self.frames(samples, patcher, how, watched, original)) as pieces:
+                image = to_image(pieces, count, host.result_device())
+        else:
+            with self._decoding(samples, patcher, how, watched, len(samples), 1) as (vae, raw, watch):
+                frames = {"frames": original.frames} if clip else {}
+                pixels = vae.decode(raw, progress=watch, size=original.size, **frames, **asdict(how))
+                watch.finish(pixels)
+                pieces = iter(pixels if clip else pixels.unsqueeze(2))
+                image = to_image(pieces, count, host.result_device())
+        return image.unflatten(0, (len(samples), -1)) if clip else image
+
+    def frames(
         self,
         samples: Tensor,
         patcher: Any,
         how: How,
-        watched: Callable[[VAE, Tensor], Watch],
-        size: tuple[int, int] | None = None,
-    ) -> Tensor:
-        """A LATENT's samples → IMAGE, cropped to `size` if it is given. `watched` makes the watch of the run."""
-        outline = self.outline(samples)
-        scale = self.vae.spec.scale
-        self._make_room("decode", outline.shape[-1] * scale.w, outline.shape[-2] * scale.h, len(outline), how, patcher)
+        watched: Watched,
+        original: Original = WHOLE,
+        resumable: Resumable | None = None,
+    ) -> Generator[Tensor]:
+        """A LATENT's samples → their frames, pieces `c t h w` in [-1, 1], in memory that does not grow with the clip.
+
+        Clips of a batch come one after the other; of a VAE for pictures, each of a batch is a frame. `resumable` keeps what is done
+        of a clip, and has what was done of it before.
+        """
+        reports, count = [], self.frames_in_all(samples, original)
+        with self._decoding(samples, patcher, how, watched, 1, count) as (vae, raw, watch):
+            clips = raw.split(1) if vae.spec.clip else (raw,)
+            for i, one in enumerate(clips):
+                vae.last_report = None  # of a clip that was finished before, there is none
+                chunks = vae.decode_frames(
+                    one,
+                    mode=how.mode,
+                    tile=how.tile,
+                    memory_limit=how.memory_limit,
+                    progress=share(watch, i, len(clips)),
+                    size=original.size,
+                    frames=original.frames,
+                    resume=None if resumable is None else resumable.folder(vae, one),
+                )
+                for chunk in chunks:
+                    watch.came(chunk[0])
+                    yield chunk[0]
+                reports += [] if vae.last_report is None else [vae.last_report]
+            watch.finish()
+            vae.last_report = joined(reports, tuple(raw.shape)) if reports else None
+
+    @contextmanager
+    def _decoding(
+        self, samples: Tensor, patcher: Any, how: How, watched: Watched, images: int, frames: int
+    ) -> Iterator[tuple[VAE, Tensor, Watch]]:
+        """The VAE with its weights on the device, raw latents, and the watch, for runs of so many images at a time."""
+        outline, scale = self.outline(samples), self.vae.spec.scale
+        height, width = outline.shape[-2] * scale.h, outline.shape[-1] * scale.w
+        self._make_room("decode", width, height, images, self._frames(outline), how, patcher)
         with self.bound() as vae:
             raw = to_raw(vae, samples)
-            watch = watched(vae, raw)
-            pixels = vae.decode(raw, progress=watch, size=size, **asdict(how))
-            watch.finish(pixels)
-            return to_image(pixels, host.result_device())
+            yield vae, raw, watched(vae, raw, frames)
+
+    def frames_in_all(self, samples: Tensor, original: Original = WHOLE) -> int:
+        """How many frames a LATENT's samples become; pictures, where the VAE is for those."""
+        return len(samples) * self._frames(self.outline(samples), original)
+
+    def _frames(self, outline: Tensor, original: Original = WHOLE) -> int:
+        """How many frames one of the batch becomes."""
+        if not self.vae.spec.clip:
+            return 1
+        frames = self.vae.frames_of(outline.shape[2])
+        return frames if original.frames is None else min(frames, original.frames)
 
     def encode(
         self,
         image: Tensor,
         patcher: Any,
         how: How,
-        progress: OnProgress | None = None,
-        fit: Literal["crop", "pad"] = "crop",
+        watch: Watch,
+        fit: Fit = "crop",
     ) -> Tensor:
-        """IMAGE → a LATENT's samples."""
-        pixels = to_pixels(image, self.vae.spec.pixel_channels)
-        self.vae.check("encode", pixels)
-        height, width = pixels.shape[-2:]
+        """IMAGE → a LATENT's samples. A video VAE takes `t h w c` for one clip, and `b t h w c`."""
+        image = image.unsqueeze(0) if self.vae.spec.clip and image.ndim == 4 else image
+        channels = self.vae.spec.pixel_channels
+        self.vae.check("encode", to_pixels(image.to(META), channels))
+        if self.vae.spec.clip and how.mode != "blend" and len(image) == 1:
+            return self.encode_clip(pieces_of(image[0], channels), patcher, how, watch, fit, Shape(*image.shape[1:4]))
+        frames = image.shape[1] if image.ndim == 5 else 1
+        with self._encoding(Shape(frames, *image.shape[-3:-1]), patcher, how, fit, len(image)) as vae:
+            raw = vae.encode(to_pixels(image, channels), progress=watch, fit=fit, **asdict(how))
+            return from_raw(vae, raw).to(host.result_device(), torch.float32)
+
+    def encode_clip(
+        self, frames: Iterable[Tensor], patcher: Any, how: How, watch: Watch, fit: Fit, shape: Shape
+    ) -> Tensor:
+        """Frames as they come, pieces `c t h w` in [-1, 1], of which `shape` says how many and how large → a LATENT's samples.
+
+        To a VAE for pictures, each frame is one.
+        """
+        raw: list[Tensor] = []
+        encoded, time = (_clip_encoded, 2) if self.vae.spec.clip else (_pictures_encoded, 0)
+        with self._encoding(shape, patcher, how, fit) as vae:
+            for part in encoded(vae, frames, shape.frames, how, watch, fit):
+                raw.append(part)
+                watch.frames_done = vae.frames_of(sum(part.shape[time] for part in raw))
+            return from_raw(vae, torch.cat(raw, dim=time)).to(host.result_device(), torch.float32)
+
+    @contextmanager
+    def _encoding(self, shape: Shape, patcher: Any, how: How, fit: Fit, images: int = 1) -> Iterator[VAE]:
+        """The VAE with its weights on the device."""
+        height, width = shape.height, shape.width
         if fit == "pad":
             height, width = (-(-n // m) * m for n, m in zip((height, width), self.vae.spec.multiple, strict=True))
-        self._make_room("encode", width, height, len(pixels), how, patcher)
+        self._make_room("encode", width, height, images, shape.frames, how, patcher)
         with self.bound() as vae:
-            raw = vae.encode(pixels, progress=progress, fit=fit, **asdict(how))
-            return from_raw(vae, raw).to(host.result_device(), torch.float32)
+            yield vae
 
     def encode_latent(
         self,
         image: Tensor,
         patcher: Any,
         how: How,
-        progress: OnProgress | None = None,
-        fit: Literal["crop", "pad"] = "crop",
+        watch: Watch,
+        fit: Fit = "crop",
         mask: Tensor | None = None,
     ) -> dict[str, Any]:
-        """IMAGE → LATENT, with the mask and, where it was padded, the size of the picture."""
-        latent: dict[str, Any] = {"samples": self.encode(image, patcher, how, progress, fit)}
-        size, multiple = (image.shape[1], image.shape[2]), self.vae.spec.multiple
+        """IMAGE → LATENT, with the mask and, where it was padded, the size of the picture and the number of frames."""
+        size = (image.shape[-3], image.shape[-2])
+        samples = self.encode(image, patcher, how, watch, fit)
+        latent = noted(self.vae, samples, Original(size, image.shape[-4]) if fit == "pad" else WHOLE)
         if mask is not None:
-            latent["noise_mask"] = fitted_mask(mask, size, multiple, fit)
-        if fit == "pad" and (size[0] % multiple[0] or size[1] % multiple[1]):
-            latent[SIZE_KEY] = size
+            latent["noise_mask"] = fitted_mask(mask, size, self.vae.spec.multiple, fit)
         return latent
 
-    def _make_room(self, direction: Direction, width: int, height: int, images: int, how: How, patcher: Any) -> None:
+    def _make_room(
+        self, direction: Direction, width: int, height: int, images: int, frames: int, how: How, patcher: Any
+    ) -> None:
         if patcher is not None:
             self.vae.device = patcher.load_device
         if patcher is None or self.vae.device.type == "cpu":
             host.load(patcher, 0)
             return
-        plan = self.plan(direction, width, height, images, how, patcher)
+        plan = self.plan(direction, width, height, images, how, patcher, frames)
         host.load(patcher, max(plan.device_bytes - self.weight_bytes, 0))
+
+
+def _clip_encoded(vae: VAE, frames: Iterable[Tensor], count: int, how: How, watch: Watch, fit: Fit) -> Iterator[Tensor]:
+    """Raw latents `1 z t h w`, chunk by chunk."""
+    several = {"mode": how.mode, "tile": how.tile, "memory_limit": how.memory_limit}
+    yield from vae.encode_frames(frames, count=count, progress=watch, fit=fit, **several)
+
+
+def _pictures_encoded(
+    vae: VAE, frames: Iterable[Tensor], count: int, how: How, watch: Watch, fit: Fit
+) -> Iterator[Tensor]:
+    """Raw latents `1 z h w`, frame by frame."""
+    reports = []
+    for i, frame in enumerate(frame for piece in frames for frame in piece.unbind(1)):
+        yield vae.encode(frame[None], progress=share(watch, i, count), fit=fit, **asdict(how))
+        reports += [] if vae.last_report is None else [vae.last_report]
+    vae.last_report = joined(reports, (count, *reports[0].shape[1:])) if reports else None
 
 
 def weights_of(module: nn.Module) -> Callable[[], Mapping[str, Tensor]]:
@@ -183,11 +299,11 @@ class FirstStage(nn.Module):
         self._net = (net,)  # in a tuple, so that its weights are not listed twice
 
     def decode(self, z: Tensor, **options: Any) -> Tensor:
-        """Raw latents `b z h w` → pixels, all at once: for code that reaches past the VAE object."""
+        """Raw latents → pixels, all at once: for code that reaches past the VAE object."""
         return self._net[0].decode(z).sample  # type: ignore[operator]
 
     def encode(self, x: Tensor, **options: Any) -> Tensor:
-        """Pixels `b 3 h w` in [-1, 1] → raw latents, the posterior's mean."""
+        """Pixels in [-1, 1] → raw latents, the posterior's mean."""
         made = self._net[0].encode(x)  # type: ignore[operator]
         return made.latents if hasattr(made, "latents") else made.latent_dist.mode()
 

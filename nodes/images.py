@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ..vae_core.execution import How
-from .hosted import Adopted
+from .hosted import Adopted, Fit
 from .inputs import (
     FIT,
     HIDDEN,
@@ -29,7 +29,6 @@ from .running import Asked, decoded, encoded
 CATEGORY = "latent/exact vae"
 
 Method = Literal["exact", "blend"]
-Fit = Literal["crop", "pad"]
 
 
 def tiled(tile_size: int, method: Method, overlap: int, memory_limit: str) -> How:
@@ -37,7 +36,7 @@ def tiled(tile_size: int, method: Method, overlap: int, memory_limit: str) -> Ho
     return How(method, tile_size, limit_of(memory_limit), overlap if method == "blend" else None)
 
 
-class _Node:
+class Node:
     """What the nodes share. ComfyUI keeps one object per node of a graph: the VAEs that it has seen live with it."""
 
     CATEGORY = CATEGORY
@@ -50,14 +49,14 @@ class _Node:
         return checked_limit(memory_limit)
 
 
-class _Decodes(_Node):
+class _Decodes(Node):
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("image",)
     OUTPUT_TOOLTIPS = ("The decoded pictures.",)
     FUNCTION = "decode"
 
 
-class _Encodes(_Node):
+class _Encodes(Node):
     RETURN_TYPES = ("LATENT",)
     RETURN_NAMES = ("latent",)
     OUTPUT_TOOLTIPS = ("The latents: the posterior's mean, as ComfyUI's own VAE Encode gives.",)

@@ -15,7 +15,12 @@ Input = tuple[Any, ...]
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 SAMPLES: Input = ("LATENT", {"tooltip": "The latents to decode."})
-PIXELS: Input = ("IMAGE", {"tooltip": "The pictures to encode; a batch is encoded as so many single pictures."})
+PIXELS: Input = (
+    "IMAGE",
+    {
+        "tooltip": "The pictures to encode: a batch as so many single pictures, or with a video VAE as the frames of one clip.",
+    },
+)
 VAE_INPUT: Input = (
     "VAE",
     {
@@ -43,8 +48,8 @@ FIT: Input = (
     ["crop", "pad"],
     {
         "default": "crop",
-        "tooltip": "Sizes that are no multiple of 8 pixels (FLUX.2: 16). crop: cut about the centre, as ComfyUI does. pad: nothing "
-        "is cut; VAE Decode (Exact) gives the picture back in its own size.",
+        "tooltip": "Sizes that are no multiple of 8 pixels (FLUX.2: 16), and numbers of frames that a video VAE does not take. "
+        "crop: cut about the centre and at the end, as ComfyUI does. pad: nothing is cut; the decode nodes give back what it was.",
     },
 )
 TILE_SIZE: Input = (
@@ -76,6 +81,46 @@ OVERLAP: Input = (
         "tooltip": "Overlap of neighbouring tiles in pixels; for blend only.",
     },
 )
+FPS: Input = (
+    "FLOAT",
+    {
+        "default": 16.0,
+        "min": 0.01,
+        "max": 1000.0,
+        "step": 0.001,
+        "round": 0.001,
+        "tooltip": "Frames a second of the video: 16 for Wan 2.1, 8 or 16 for CogVideoX.",
+    },
+)
+CRF: Input = (
+    "INT",
+    {
+        "default": -1,
+        "min": -1,
+        "max": 63,
+        "tooltip": "Constant rate factor: lower is better and larger. From 0 to 51 for h264 and h265, to 63 for vp9 and av1. -1: a "
+        "good one for the codec (18 for h264).",
+    },
+)
+OUTPUTS: Input = (
+    ["video", "images", "both"],
+    {
+        "default": "video",
+        "tooltip": "video: a file, written frame by frame, whose length costs no memory. images: all frames in memory as a batch, "
+        "12 bytes for each pixel of each frame. What is not asked for is not given to other nodes.",
+    },
+)
+AUDIO: Input = ("AUDIO", {"tooltip": "Sound beside the video, cut where the video ends."})
+RESUME: Input = (
+    "BOOLEAN",
+    {
+        "default": True,
+        "tooltip": "Of clips of more than 64 latents, finished parts are kept in output/exact_vae_unfinished until the video is "
+        "there: a run that was interrupted goes on when it is queued again.",
+    },
+)
+IMAGES: Input = ("IMAGE", {"tooltip": "The frames of one clip. Either these or a video."})
+VIDEO: Input = ("VIDEO", {"tooltip": "A video; a file is read frame by frame, and never held in memory as a whole."})
 HIDDEN = {"unique_id": "UNIQUE_ID", "prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 
 

@@ -17,11 +17,11 @@ SIZE: tuple[str, dict[str, Any]] = ("INT", {"default": 1024, "min": 16, "max": 6
 
 
 class ExactVAEPlan:
-    """The rungs of the ladder for one picture size, and which of them would be taken."""
+    """The rungs of the ladder for one size, and which of them would be taken."""
 
     DESCRIPTION = (
-        "Shows how a picture of this size would be decoded or encoded with the connected VAE: every way that was weighed, its peak "
-        "memory and its operations, and which one would be taken. Nothing is run."
+        "Shows how a picture or clip of this size would be decoded or encoded with the connected VAE: every way that was weighed, "
+        "its peak memory and its operations, and which one would be taken. Nothing is run."
     )
     SEARCH_ALIASES = ["vae memory", "vram estimate", "tile size"]
     CATEGORY = CATEGORY
@@ -56,6 +56,15 @@ class ExactVAEPlan:
                         "tooltip": "Plan with tiles of this edge, as the tiled nodes have it; 0: with what fits best.",
                     },
                 ),
+                "frames": (
+                    "INT",
+                    {
+                        "default": 1,
+                        "min": 1,
+                        "max": 65536,
+                        "tooltip": "Number of frames of the clip, for a video VAE; of no effect on others.",
+                    },
+                ),
             },
         }
 
@@ -77,15 +86,16 @@ class ExactVAEPlan:
         batch_size: int = 1,
         memory_limit: str = "auto",
         tile_size: int = 0,
+        frames: int = 1,
     ) -> dict[str, Any]:
-        job = Job(direction, width, height, batch_size)
         found = connected(self.adopted, vae)
         if isinstance(found, str):
             raise ValueError(f"no plan can be made for this VAE, which ComfyUI runs itself: {found}")
         hosted, patcher = found
+        job = Job(direction, width, height, batch_size, frames if hosted.vae.spec.clip else 1)
         how = How(tile=tile_size or None, memory_limit=limit_of(memory_limit))
         try:
-            plan = hosted.plan(direction, width, height, batch_size, how, patcher)
+            plan = hosted.plan(direction, width, height, batch_size, how, patcher, job.frames)
         except BudgetError as refused:
             told = summary.of_refusal(hosted.vae, job, refused)
             return {"ui": {summary.KEY: [told]}, "result": (f"{refused}\n\n{refused.table}",)}

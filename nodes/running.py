@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from ..vae_core import VAE
 from ..vae_core.execution import Direction, How
 from . import host, summary
-from .conventions import first_frame, padded_from, samples_of
-from .hosted import Adopted, Hosted
+from .conventions import original_of, samples_of, with_the_axes_of
+from .hosted import Adopted, Fit, Hosted
 from .inputs import DTYPES
 from .mishaps import latent_kept
 from .summary import Job
@@ -30,7 +30,7 @@ class Asked:
 
     how: How = field(default_factory=How)
     precision: str = "auto"
-    fit: Literal["crop", "pad"] = "crop"
+    fit: Fit = "crop"
     node_id: str | None = None
     prompt: Any = None
     workflow: Mapping[str, Any] | None = None
@@ -60,16 +60,16 @@ def decoded(adopted: Adopted, core: Any, latent: Mapping[str, Any], asked: Asked
         found = connected(adopted, core)
         if isinstance(found, str):
             return _decoded_by_core(core, samples, asked, found)
-        notes, samples = _notes_on(found[0].vae, samples), first_frame(found[0].vae, samples)
+        notes, samples = notes_on(found[0].vae, samples), with_the_axes_of(found[0].vae, samples)
         found[0].outline(samples)  # refused here, before weights are converted or moved
         hosted, patcher = in_precision(*found, "decode", asked.precision)
         started = time.perf_counter()
-        size = padded_from(hosted.vae, latent)
-        image = hosted.decode(samples, patcher, asked.how, decoding(asked.node_id), size)
+        original = original_of(hosted.vae, latent)
+        image = hosted.decode(samples, patcher, asked.how, decoding(asked.node_id), original)
         told = summary.of_run(
-            hosted.vae, _job("decode", image), hosted.vae.last_report, time.perf_counter() - started, notes
+            hosted.vae, Job.of("decode", image), hosted.vae.last_report, time.perf_counter() - started, notes
         )
-        return {"ui": {summary.KEY: [told]}, "result": (image,)}
+        return {"ui": {summary.KEY: [told]}, "result": (one_batch(image),)}
 
 
 def encoded(adopted: Adopted, core: Any, image: Tensor, mask: Tensor | None, asked: Asked) -> dict[str, Any]:
@@ -79,18 +79,25 @@ def encoded(adopted: Adopted, core: Any, image: Tensor, mask: Tensor | None, ask
         return _encoded_by_core(core, image, mask, asked, found)
     hosted, patcher = in_precision(*found, "encode", asked.precision)
     started = time.perf_counter()
-    latent = hosted.encode_latent(image, patcher, asked.how, Watch(asked.node_id), asked.fit, mask)
+    job = Job.of("encode", image.unsqueeze(0) if hosted.vae.spec.clip else image)
+    latent = hosted.encode_latent(image, patcher, asked.how, Watch(asked.node_id, frames=job.frames), asked.fit, mask)
     seconds = time.perf_counter() - started
-    notes = _notes_on_picture(hosted.vae, image, asked.fit)
-    told = summary.of_run(hosted.vae, _job("encode", image), hosted.vae.last_report, seconds, notes)
+    notes = notes_on_pixels(hosted.vae, job, latent["samples"], asked.fit)
+    notes += ["the alpha channel is left out"] if image.shape[-1] > hosted.vae.spec.pixel_channels else []
+    told = summary.of_run(hosted.vae, job, hosted.vae.last_report, seconds, notes)
     return {"ui": {summary.KEY: [told]}, "result": (latent,)}
 
 
-def _job(direction: Direction, image: Tensor) -> Job:
-    return Job(direction, width=image.shape[-2], height=image.shape[-3], images=image.shape[0])
+def one_batch(image: Tensor) -> Tensor:
+    """`b t h w c` → IMAGE, as ComfyUI's own node makes it; a batch of pictures unchanged."""
+    return image.reshape(-1, *image.shape[-3:])
 
 
-def _notes_on(vae: VAE, samples: Tensor) -> list[str]:
+def notes_on(vae: VAE, samples: Tensor) -> list[str]:
+    """On a LATENT's samples as they came."""
+    if vae.spec.clip:
+        pictures = samples.ndim == 4 and len(samples) > 1
+        return [f"{len(samples)} pictures, each decoded as a clip of one frame"] if pictures else []
     if samples.ndim == 5 and samples.shape[2] > 1:
         return [
             f"a video of {samples.shape[2]} latent frames: the first is decoded, since {vae.spec.title} is for pictures"
@@ -98,14 +105,15 @@ def _notes_on(vae: VAE, samples: Tensor) -> list[str]:
     return []
 
 
-def _notes_on_picture(vae: VAE, image: Tensor, fit: str) -> list[str]:
-    (h, w), (mh, mw) = image.shape[1:3], vae.spec.multiple
+def notes_on_pixels(vae: VAE, job: Job, samples: Tensor, fit: str) -> list[str]:
+    """On what was encoded: how it was made to fit. Frames that are left out are among the run's own events."""
+    (h, w), (mh, mw) = (job.height, job.width), vae.spec.multiple
     notes = []
     if h % mh or w % mw:
         to = (h + -h % mh, w + -w % mw) if fit == "pad" else (h // mh * mh, w // mw * mw)
         notes.append(f"{'padded' if fit == 'pad' else 'cropped'} from {w}×{h} to {to[1]}×{to[0]}")
-    if image.shape[-1] > vae.spec.pixel_channels:
-        notes.append("the alpha channel is left out")
+    if vae.spec.clip and vae.frames_of(samples.shape[2]) > job.frames:
+        notes.append(f"padded from {job.frames} to {vae.frames_of(samples.shape[2])} frames")
     return notes
 
 
@@ -115,9 +123,8 @@ def _notes_on_picture(vae: VAE, image: Tensor, fit: str) -> list[str]:
 def _decoded_by_core(core: Any, samples: Tensor, asked: Asked, why: str) -> dict[str, Any]:
     started, tiled = time.perf_counter(), asked.how.tile is not None
     image = _tiled_by_core(core, samples, asked.how) if tiled else core.decode(samples)
-    image = image.reshape(-1, *image.shape[-3:])
-    told = _told_of_core(core, _job("decode", image), started, tiled, why, asked)
-    return {"ui": {summary.KEY: [told]}, "result": (image,)}
+    told = told_of_core(core, Job.of("decode", image), started, tiled, why, asked)
+    return {"ui": {summary.KEY: [told]}, "result": (one_batch(image),)}
 
 
 def _tiled_by_core(core: Any, samples: Tensor, how: How) -> Tensor:
@@ -142,11 +149,12 @@ def _encoded_by_core(core: Any, image: Tensor, mask: Tensor | None, asked: Asked
     latent = {"samples": samples}
     if mask is not None:
         latent["noise_mask"] = mask.reshape(-1, 1, *mask.shape[-2:])
-    told = _told_of_core(core, _job("encode", image), started, tiled, why, asked)
+    told = told_of_core(core, Job.of("encode", image), started, tiled, why, asked)
     return {"ui": {summary.KEY: [told]}, "result": (latent,)}
 
 
-def _told_of_core(core: Any, job: Job, started: float, tiled: bool, why: str, asked: Asked) -> dict[str, Any]:
+def told_of_core(core: Any, job: Job, started: float, tiled: bool, why: str, asked: Asked) -> dict[str, Any]:
+    """What the panel shows of such a run."""
     title = type(core.first_stage_model).__name__
     notes = [f"run by ComfyUI's own code, memory limit and precision not applied: {why}"]
     if asked.fit == "pad":

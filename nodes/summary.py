@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from torch import Tensor
 
 from ..vae_core import VAE, BudgetError, Plan, Report
 from ..vae_core.checkpoint import Checkpoint
@@ -17,15 +19,22 @@ KEY = "exact_vae"
 
 @dataclass(frozen=True)
 class Job:
-    """What is decoded or encoded, in pixels."""
+    """What is decoded or encoded, in pixels: so many pictures, or clips of so many frames."""
 
     direction: Direction
     width: int
     height: int
     images: int
+    frames: int = 1
+
+    @classmethod
+    def of(cls, direction: Direction, image: Tensor) -> Job:
+        """Of an IMAGE `b h w c`, or `b t h w c` of clips."""
+        frames = image.shape[1] if image.ndim == 5 else 1
+        return cls(direction, image.shape[-2], image.shape[-3], image.shape[0], frames)
 
     def values(self) -> dict[str, Any]:
-        return {"direction": self.direction, "width": self.width, "height": self.height, "images": self.images}
+        return asdict(self)
 
 
 def of_run(vae: VAE, job: Job, report: Report | None, seconds: float, notes: Sequence[str]) -> dict[str, Any]:

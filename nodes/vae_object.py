@@ -11,7 +11,7 @@ from ..vae_core.checkpoint import Checkpoint, comfyui_names
 from ..vae_core.execution import How
 from ..vae_core.vae import from_checkpoint
 from . import host
-from .conventions import first_frame, latent_channels, tiny_scale
+from .conventions import frames_of, latent_channels, latents_of, tiny_scale, with_the_axes_of
 from .hosted import FirstStage, Own
 from .mishaps import latent_kept
 from .watch import Watch, decoding
@@ -22,6 +22,7 @@ class ExactVAE(host.CoreVAE):
 
     ComfyUI's constructor is not called, since it would load the weights in its own way; what it sets is set here.
     Sizes are ratios of pixels to latent cells; tiles of `decode_tiled` come in latent cells, those of `encode_tiled` in pixels.
+    A video VAE's IMAGE is the frames of one clip, and what it decodes to `b t h w c`; nodes make one IMAGE of it.
     """
 
     def __init__(self, opened: Checkpoint, dtype: torch.dtype | None = None):
@@ -37,13 +38,24 @@ class ExactVAE(host.CoreVAE):
         self.hosted, self.patcher, self.first_stage_model = own.hosted, own.patcher, own.module
         self.vae_dtype, self.working_dtypes = loaded.dtype, [torch.float16, torch.bfloat16, torch.float32]
         spec = loaded.spec
-        self.downscale_ratio = self.upscale_ratio = spec.multiple[0]
         self.latent_channels, self.output_channels = latent_channels(loaded), spec.pixel_channels
-        self.latent_dim, self.not_video, self.crop_input, self.disable_offload = 2, False, True, False
+        self.not_video, self.crop_input, self.disable_offload = False, True, False
         self.pad_channel_value = self.extra_1d_channel = self.size = None
-        self.downscale_index_formula = self.upscale_index_formula = None
         self.process_input = lambda image: image * 2.0 - 1.0
         self.process_output = lambda image: image.add(1.0).div(2.0).clamp(0.0, 1.0)
+        if spec.clip:
+            self._measure_clips()
+        else:
+            self.latent_dim, self.downscale_ratio, self.upscale_ratio = 2, spec.multiple[0], spec.multiple[0]
+            self.downscale_index_formula = self.upscale_index_formula = None
+
+    def _measure_clips(self) -> None:
+        """What ComfyUI calls a VAE of three dimensions."""
+        vae = self.hosted.vae
+        self.latent_dim, self.pad_channel_value = 3, 1.0
+        self.upscale_ratio = (lambda latents: frames_of(vae, latents), *vae.spec.multiple)
+        self.downscale_ratio = (lambda frames: latents_of(vae, frames), *vae.spec.multiple)
+        self.downscale_index_formula = self.upscale_index_formula = tuple(vae.spec.scale)
 
     def __repr__(self) -> str:
         return f"ExactVAE({self.hosted.vae.spec.title})"
@@ -63,15 +75,16 @@ class ExactVAE(host.CoreVAE):
 
     def memory_used_decode(self, shape: Any, dtype: torch.dtype) -> int:
         """Bytes that decoding latents of this shape takes beside the weights, as it would be planned now."""
-        scale = self.hosted.vae.spec.multiple
-        return self._activation_bytes("decode", shape[-2] * scale[0], shape[-1] * scale[1], shape[0])
+        (mh, mw), vae = self.hosted.vae.spec.multiple, self.hosted.vae
+        frames = frames_of(vae, shape[2]) if len(shape) == 5 else 1
+        return self._activation_bytes("decode", shape[-2] * mh, shape[-1] * mw, shape[0], frames)
 
     def memory_used_encode(self, shape: Any, dtype: torch.dtype) -> int:
-        """The same for encoding pixels `b c h w`."""
-        return self._activation_bytes("encode", shape[-2], shape[-1], shape[0])
+        """The same for encoding pixels `b c h w`, or `b c t h w`."""
+        return self._activation_bytes("encode", shape[-2], shape[-1], shape[0], shape[2] if len(shape) == 5 else 1)
 
-    def _activation_bytes(self, direction: Any, height: int, width: int, images: int) -> int:
-        plan = self.hosted.plan(direction, width, height, images, How(), self.patcher)
+    def _activation_bytes(self, direction: Any, height: int, width: int, images: int, frames: int) -> int:
+        plan = self.hosted.plan(direction, width, height, images, How(), self.patcher, frames)
         return max(plan.device_bytes - self.hosted.weight_bytes, 0)
 
     def model_size(self) -> int:
@@ -100,24 +113,32 @@ class ExactVAE(host.CoreVAE):
         self, samples: Tensor, tile_x: int | None = None, tile_y: int | None = None, **options: Any
     ) -> Tensor:
         """The same in tiles of the given edges at most, in latent cells. They are inside the network: there is no overlap."""
-        edges = [edge * self.upscale_ratio for edge in (tile_x, tile_y) if edge is not None]
+        edges = [edge * self.hosted.vae.spec.multiple[0] for edge in (tile_x, tile_y) if edge is not None]
         return self._decoded(samples, How(tile=min(edges, default=None)))
 
-    def encode(self, pixel_samples: Tensor, **options: Any) -> Tensor:
+    def encode(self, pixel_samples: Tensor, not_video: bool | None = None, **options: Any) -> Tensor:
         """IMAGE → a LATENT's samples; sizes that do not divide are cropped about the centre."""
-        return self._encoded(pixel_samples, How())
+        return self._encoded(pixel_samples, How(), not_video)
 
     def encode_tiled(
-        self, pixel_samples: Tensor, tile_x: int | None = None, tile_y: int | None = None, **options: Any
+        self,
+        pixel_samples: Tensor,
+        tile_x: int | None = None,
+        tile_y: int | None = None,
+        not_video: bool | None = None,
+        **options: Any,
     ) -> Tensor:
         """The same in tiles of the given edges at most, in pixels. They are inside the network: there is no overlap."""
         edges = [edge for edge in (tile_x, tile_y) if edge is not None]
-        return self._encoded(pixel_samples, How(tile=min(edges, default=None)))
+        return self._encoded(pixel_samples, How(tile=min(edges, default=None)), not_video)
 
     def _decoded(self, samples: Tensor, how: How) -> Tensor:
-        samples = first_frame(self.hosted.vae, samples)
+        samples = with_the_axes_of(self.hosted.vae, samples)
         with latent_kept(samples):
             return self.hosted.decode(samples, self.patcher, how, decoding())
 
-    def _encoded(self, image: Tensor, how: How) -> Tensor:
+    def _encoded(self, image: Tensor, how: How, not_video: bool | None) -> Tensor:
+        single = self.not_video if not_video is None else not_video
+        if self.latent_dim == 3 and image.ndim == 4 and single:
+            image = image.unsqueeze(1)  # pictures, each a clip of one frame
         return self.hosted.encode(image, self.patcher, how, Watch())

@@ -25,10 +25,14 @@ SECONDS_BETWEEN = 0.25
 
 
 class Watch:
-    """The `progress` of one run. Called after every tile, it raises where the user has cancelled."""
+    """The `progress` of one run. Called after every tile, it raises where the user has cancelled.
 
-    def __init__(self, node_id: str | None = None, preview: Preview | None = None):
+    Of a clip it also tells which of its `frames` is worked on.
+    """
+
+    def __init__(self, node_id: str | None = None, preview: Preview | None = None, frames: int = 1):
         self.node_id, self.preview = node_id, preview
+        self.frames, self.frames_done = frames, 0
         self.bar = host.progress_bar()
         self.started = self.told = time.monotonic()
         self._tell(0, Progress(0, 0, 0, 0, ""), 0)
@@ -43,12 +47,22 @@ class Watch:
         self.told = now
         self._tell(done / max(total, 1), info, now - self.started)
 
-    def finish(self, pixels: Tensor) -> None:
+    def came(self, frames: Tensor) -> None:
+        """Takes note of finished frames `c t h w`; the newest is shown at the next occasion."""
+        self.frames_done += frames.shape[1]
+        self._show(frames[None])
+
+    def finish(self, pixels: Tensor | None = None) -> None:
         """Shows the result `b c h w`, which a whole run gives only now; the browser goes on showing the last preview."""
+        if pixels is not None:
+            self._show(pixels[:1])
+        if self.preview is not None:
+            self._tell(1, Progress(0, 0, 0, 0, ""), time.monotonic() - self.started)
+
+    def _show(self, pixels: Tensor) -> None:
         if self.preview is not None:
             size = tuple(Span(0, n) for n in pixels.shape[-2:])
-            self.preview.paste(Finished(0, size, pixels[:1]))
-            self._tell(1, Progress(0, 0, 0, 0, ""), time.monotonic() - self.started)
+            self.preview.paste(Finished(0, size, pixels))
 
     def _tell(self, done: float, info: Progress, seconds: float) -> None:
         if self.bar is not None:
@@ -57,26 +71,35 @@ class Watch:
         if self.node_id is not None:
             left = seconds * (1 - done) / done if done > 0 else None
             said = {"node": self.node_id, "done": done, "seconds_left": left, "what": info.rung, "pass": info.name}
+            if self.frames > 1:
+                said |= {"frame": min(self.frames_done + 1, self.frames), "frames": self.frames}
             host.send(EVENT, said)
 
 
 class Preview:
-    """A small picture of the first image of a batch: at first roughly, from its latents; then from the tiles that are done."""
+    """A small picture of the first image of a batch: at first roughly, from its latents; then from the tiles that are done.
 
-    def __init__(self, vae: VAE, raw: Tensor):
-        """`raw` are the latents `b z h w` that are decoded."""
+    Of a clip it shows the newest frame, and so it does of images that are the frames of one (`newest`).
+    """
+
+    def __init__(self, vae: VAE, raw: Tensor, newest: bool = False):
+        """`raw` are the latents `b z h w`, or `b z t h w`, that are decoded."""
+        self.newest = newest or vae.spec.clip
+        raw = raw[:1, :, 0] if raw.ndim == 5 else raw[:1]
         scale = vae.spec.scale
         self.step = max(-(-max(raw.shape[-2] * scale.h, raw.shape[-1] * scale.w) // PREVIEW_PX), 1)
         size = (-(-raw.shape[-2] * scale.h // self.step), -(-raw.shape[-1] * scale.w // self.step))
-        self.canvas, self.changed = _rough(vae, raw[:1], size), True
+        self.canvas, self.changed = _rough(vae, raw, size), True
 
     def paste(self, tile: Finished) -> None:
         """A finished tile, thinned out to the preview's size."""
-        if tile.image != 0:
+        if tile.image != 0 and not self.newest:
             return
         # The first row and column of the tile that fall on the preview's grid.
         (top, left), step = (span.start for span in tile.region[-2:]), self.step
-        thin = tile.data[0, :3, -top % step :: step, -left % step :: step].float().cpu()
+        data = tile.data[0, :3]
+        frame = data[:, -1] if data.ndim == 4 else data
+        thin = frame[..., -top % step :: step, -left % step :: step].float().cpu()
         if thin.numel() == 0:
             return
         y, x = -(-top // step), -(-left // step)
@@ -93,7 +116,7 @@ class Preview:
 
 
 def _rough(vae: VAE, raw: Tensor, size: tuple[int, int]) -> Tensor:
-    """`3 h w`: the latents' colours where ComfyUI knows them, else grey."""
+    """`3 h w`: the colours of latents `1 z h w` where ComfyUI knows them, else grey."""
     z = model_space(vae, raw.float().cpu())[0]
     rough = host.rough_picture(z, vae.spec.latent_of or vae.spec.name)
     if rough is None:
@@ -101,7 +124,11 @@ def _rough(vae: VAE, raw: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(rough[None], size=size, mode="bilinear")[0]
 
 
-def decoding(node_id: str | None = None) -> Callable[[VAE, Tensor], Watch]:
-    """Makes the watch of a decode from the VAE and its raw latents; with a preview, unless the user has switched it off."""
+Watched = Callable[[VAE, Tensor, int], Watch]
+"""(the VAE, its raw latents, of a clip the number of frames) → the watch of their decode."""
+
+
+def decoding(node_id: str | None = None, newest: bool = False) -> Watched:
+    """With a preview, unless the user has switched it off; `newest` where the images of a batch are the frames of a clip."""
     wanted = host.PRESENT and host.setting(PREVIEW_SETTING, True)
-    return lambda vae, raw: Watch(node_id, Preview(vae, raw) if wanted else None)
+    return lambda vae, raw, frames: Watch(node_id, Preview(vae, raw, newest) if wanted else None, frames)

@@ -15,6 +15,8 @@ const NODES = {
   ExactVAEDecodeTiled: "run",
   ExactVAEEncodeTiled: "run",
   ExactVAEPlan: "plan",
+  ExactVAEVideoDecode: "run",
+  ExactVAEVideoEncode: "run",
 };
 
 const PANEL = "ExactVAE.Panel";

@@ -78,3 +78,12 @@ def foreign_video_vae(random_folder: Path) -> Path:
     path = random_folder / "random_wan_vae.safetensors"
     random_checkpoints.foreign_video_vae(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def wan_vae(random_folder: Path) -> Path:
+    """Wan 2.1's, as narrow as this ComfyUI loads it: of old it took every one for the published width."""
+    reads_width = 'sd["decoder.head.0.gamma"]' in (Path(os.environ["COMFYUI_PATH"]) / "comfy" / "sd.py").read_text()
+    path = random_folder / "wan_2.1_vae.safetensors"
+    random_checkpoints.wan_vae(path, seed=1, width=8 if reads_width else 96)
+    return path

@@ -25,8 +25,8 @@ class Graph:
         self.prompt[name] = {"class_type": class_type, "inputs": inputs}
         return [name, output]
 
-    def tiny(self) -> Link:
-        return self("ExactVAELoader", vae_name="vae_approx/taesd_decoder.safetensors")
+    def tiny(self, **inputs: Any) -> Link:
+        return self("ExactVAELoader", vae_name="vae_approx/taesd_decoder.safetensors", **inputs)
 
     def keep(self, images: Link) -> str:
         """Keeps an IMAGE; the id under which `kept` finds it."""

@@ -22,6 +22,8 @@ NODES = {
     "ExactVAEDecodeTiled": "VAE Decode Tiled (Exact)",
     "ExactVAEEncodeTiled": "VAE Encode Tiled (Exact)",
     "ExactVAEPlan": "VAE Plan",
+    "ExactVAEVideoDecode": "Video Decode (Exact)",
+    "ExactVAEVideoEncode": "Video Encode (Exact)",
 }
 
 EQUAL = 1e-5
@@ -62,13 +64,14 @@ def test_every_node_appears_with_its_texts(comfy, node):
 def test_translations_templates_and_browser_files_are_served(comfy):
     assert {"en", "zh"} <= comfy.get("/i18n").keys()
     assert set(NODES) <= comfy.get("/i18n")["zh"]["nodeDefs"].keys()
-    assert len(comfy.get("/workflow_templates")["exact-vae"]) == 5
+    assert len(comfy.get("/workflow_templates")["exact-vae"]) == 8
     assert "/extensions/exact-vae/main.js" in comfy.get("/extensions")
 
 
 def test_streamed_equals_whole_and_the_picture_is_the_picture(comfy):
     graph = Graph()
-    vae, image = graph.tiny(), graph("LoadImage", image="cat.png")
+    # In float32: left to itself, it is in bfloat16 where the CPU has it.
+    vae, image = graph.tiny(dtype="fp32"), graph("LoadImage", image="cat.png")
     latent = graph("ExactVAEEncode", pixels=image, vae=vae)
     tiled = graph("ExactVAEEncodeTiled", pixels=image, vae=vae, tile_size=64)
     whole = graph("ExactVAEDecode", samples=latent, vae=vae)
@@ -178,7 +181,7 @@ def test_an_interrupt_ends_it_within_a_tile_and_the_next_run_works(comfy):
 
 def test_a_decode_that_fails_saves_its_latents(comfy):
     graph = Graph()
-    vae = graph.tiny()
+    vae = graph.tiny(dtype="fp32")
     latent = graph("ExactVAEEncode", pixels=graph("LoadImage", image="cat.png"), vae=vae)
     whole = graph.keep(graph("ExactVAEDecode", samples=latent, vae=vae))
     expected = kept(comfy, succeeded(comfy, graph), whole)
@@ -193,7 +196,7 @@ def test_a_decode_that_fails_saves_its_latents(comfy):
     comfy.add_input("rescued.latent", file)
     again = Graph()
     decoded = again.keep(
-        again("ExactVAEDecode", samples=again("LoadLatent", latent="rescued.latent"), vae=again.tiny())
+        again("ExactVAEDecode", samples=again("LoadLatent", latent="rescued.latent"), vae=again.tiny(dtype="fp32"))
     )
     assert (kept(comfy, succeeded(comfy, again), decoded) - expected).abs().max() < EQUAL
 

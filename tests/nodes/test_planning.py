@@ -95,6 +95,22 @@ def test_others_leave_only_as_far_as_a_users_limit(on_a_device):
     assert on_a_device(100 * MIB, 9000 * MIB, memory_limit=500 * MIB).device_bytes <= 500 * MIB
 
 
+def test_a_clip_is_planned_for_as_the_chunk_that_needs_most(exact, monkeypatch):
+    """Wan 2.1 in its published width, without data."""
+    host, hosting, core = exact.part("nodes.host"), exact.part("nodes.hosted"), exact.part("vae_core")
+    with torch.device("meta"):
+        net = core.AutoencoderKLWan().to(torch.bfloat16)
+    hosted = hosting.Hosted(exact.part("vae_core.checkpoint").open_state_dict(hosting.weights_of(net), "a VAE"))
+    hosted.vae.device = torch.device("cuda:0")
+    monkeypatch.setattr(exact.part("vae_core.execution"), "total_bytes", lambda device: 8 << 30)
+    monkeypatch.setattr(host, "free_bytes", lambda device: 2 << 30)
+    monkeypatch.setattr(host, "reclaimable_bytes", lambda device, patcher: 0)
+    how = exact.part("vae_core.execution").How()
+    short, long = (hosted.plan("decode", 832, 480, 1, how, Patcher(), frames) for frames in (17, 81))
+    assert short.device_bytes == long.device_bytes <= 2 << 30, "memory does not grow with the clip"
+    assert long.chosen.operations > 4 * short.chosen.operations
+
+
 def test_weights_that_comfyui_has_left_behind_come_along_for_the_run(exact, folders):
     """On fake CUDA tensors, which raise where an operation mixes devices: a module that is half on the device."""
     hosting, models = exact.part("nodes.hosted"), exact.part("vae_core.models")

@@ -17,11 +17,13 @@ WIDGETS = {
     "ExactVAEEncode": ["fit", "memory_limit", "precision"],
     "ExactVAEDecodeTiled": ["tile_size", "method", "overlap", "memory_limit", "precision"],
     "ExactVAEEncodeTiled": ["tile_size", "method", "overlap", "fit", "memory_limit", "precision"],
-    "ExactVAEPlan": ["width", "height", "direction", "batch_size", "memory_limit", "tile_size"],
+    "ExactVAEPlan": ["width", "height", "direction", "batch_size", "memory_limit", "tile_size", "frames"],
+    "ExactVAEVideoDecode": ["fps", "format", "crf", "outputs", "memory_limit", "precision", "resume"],
+    "ExactVAEVideoEncode": ["fit", "memory_limit", "precision"],
 }
 """In the order in which workflows store their values: append only."""
 
-LINKS = ("LATENT", "IMAGE", "VAE", "MASK")
+LINKS = ("LATENT", "IMAGE", "VAE", "MASK", "AUDIO", "VIDEO")
 
 
 def inputs(node: type, *kinds: str) -> dict[str, Any]:

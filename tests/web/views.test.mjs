@@ -122,3 +122,17 @@ test("progress is told as a bar, in per cent and in time", () => {
   view.update({ pass: "convolve" }, strings("zh"));
   assert.equal(view.element.title, "运行中 · convolve · 0 %");
 });
+
+test("of a clip, progress tells the frame, and a run and a plan how many there are", () => {
+  const view = new ProgressView();
+  const told = { done: 0.4, seconds_left: 12.3, what: "whole", pass: "convolve", frame: 33, frames: 81 };
+  view.update(told, en);
+  assert.equal(view.pass.textContent, "frame 33 of 81 · convolve");
+  assert.equal(view.element.title, "whole · frame 33 of 81 · convolve · 40 % · 12 s left");
+  view.update({ ...told, frames: 1 }, en);
+  assert.equal(view.pass.textContent, "convolve");
+  for (const [show, summary] of [[runView, run], [planView, plan]]) {
+    assert.ok(show(summary({ frames: 81 }), en).textContent.includes("81 frames"));
+    assert.ok(!show(summary({ frames: 1 }), en).textContent.includes("frame"));
+  }
+});

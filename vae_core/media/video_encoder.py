@@ -217,6 +217,8 @@ class VideoWriter:
 
     def finish(self) -> None:
         for packet in self.stream.encode(None):
+            if self.frames == 1:
+                packet.dts = packet.pts  # of a single frame, libx265 sometimes gives a random one
             self.output.mux(packet)
         self.output.close()  # writes the index
         self.close()

@@ -18,6 +18,7 @@ export function planView(plan, t) {
   const facts = [
     sized && `${size(plan.width, plan.height)} px`,
     plan.images > 1 && t.images(plan.images),
+    plan.frames > 1 && t.frames(plan.frames),
     plan.device,
     rungs.length === 0 && isNumber(plan.limit_bytes) && t.limit(bytes(plan.limit_bytes)),
   ];

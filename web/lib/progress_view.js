@@ -13,6 +13,7 @@ export function progressWords(told, t) {
   return {
     share,
     rung: rungName(t, told.what) || t.running,
+    frame: told.frames > 1 && isNumber(told.frame) ? t.frame(told.frame, told.frames) : "",
     done: [percent(share), left].filter(Boolean).join(" · "),
     pass: String(told.pass ?? ""),
   };
@@ -38,12 +39,12 @@ export class ProgressView {
 
   /** @param {any} told @param {Strings} t */
   update(told, t) {
-    const { share, rung, done, pass } = progressWords(told, t);
+    const { share, rung, frame, done, pass } = progressWords(told, t);
     this.rung.textContent = rung;
     this.done.textContent = done;
-    this.pass.textContent = pass;
+    this.pass.textContent = [frame, pass].filter(Boolean).join(" · ");
     this.fill.style.width = `${+(100 * share).toFixed(1)}%`;
-    this.element.title = [rung, pass, done].filter(Boolean).join(" · ");
+    this.element.title = [rung, frame, pass, done].filter(Boolean).join(" · ");
     this.element.setAttribute("aria-valuenow", String(Math.floor(100 * share)));
     this.element.setAttribute("aria-valuetext", this.element.title);
   }

@@ -58,6 +58,7 @@ function factsOf(run, t) {
     run.title,
     isNumber(run.width) && isNumber(run.height) && `${size(run.width, run.height)} px`,
     run.images > 1 && t.images(run.images),
+    run.frames > 1 && t.frames(run.frames),
     Array.isArray(run.tiles) && withTitle(t.tiles(tiles(run.tiles)), t.tilesHint),
     run.dtype && run.device ? t.on(run.dtype, run.device) : run.dtype || run.device,
   ];

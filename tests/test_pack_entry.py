@@ -51,7 +51,7 @@ def test_loads_without_its_optional_parts_and_without_heavy_ones(tmp_path):
     optional = ("msgpack", "tqdm", "av", "diffusers", "transformers", "torchvision", "scipy", "cv2", "matplotlib")
     without = f"import sys; sys.modules.update(dict.fromkeys({optional}))"
     loaded = json.loads(run_python(f"{without}\n{LOAD_AS_COMFYUI_DOES}", str(ROOT), cwd=tmp_path))
-    assert len(loaded["nodes"]) == 6
+    assert len(loaded["nodes"]) == 8
 
 
 def test_web_folder_has_its_one_entry():

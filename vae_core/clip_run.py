@@ -159,6 +159,7 @@ class ClipRun:
         """On all chunks so far, of a clip of `shape`."""
         return joined(self.reports, shape) if self.reports else None
 
+    @torch.inference_mode()
     def _chunk(self, part: Tensor, last: bool) -> Tensor:
         made: list[Tensor] = []
         home: Home = "device" if part.device == self.half_of(False).device else "host"

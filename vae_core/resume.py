@@ -16,6 +16,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -23,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .errors import InputError
-from .nets.passes import CausalCache
+from .nets.passes import CausalCache, Op
 from .whole_files import whole
 
 FORMAT = "exact-vae resume 1"
@@ -96,12 +97,13 @@ class FinishedChunks:
         for number in range(self.count):
             yield _read(self._chunk(number))["pixels"]
 
-    def caches(self, images: int) -> list[CausalCache]:
+    def caches(self) -> list[CausalCache]:
         """The causal cache after the last finished chunk, of each clip of the batch."""
-        caches: list[dict] = [{} for _ in range(images)]
-        for name, frames in (_read(self._cache(self.count - 1)) if self.count else {}).items():
+        stored = _read(self._cache(self.count - 1))
+        caches: list[dict[Op, Tensor]] = [{} for _ in {name.partition("/")[0] for name in stored}]
+        for name, frames in stored.items():
             image, _, layer = name.partition("/")
-            caches[int(image)][self.layers[layer]] = frames
+            caches[int(image)][cast(Op, self.layers[layer])] = frames
         return [*caches]
 
     def keep(self, pixels: Tensor, caches: Sequence[CausalCache]) -> None:
@@ -114,30 +116,33 @@ class FinishedChunks:
         self.count += 1
 
 
-def resumed(
-    chunks: FinishedChunks,
-    go_on: Callable[[int], Iterator[tuple[Tensor, Sequence[CausalCache]]]],
-    note: Callable[[str], None],
-) -> Iterator[Tensor]:
-    """The finished chunks, then those that `go_on(number of the next)` makes, each kept in the folder before it is given away.
+GoOn = Callable[[int, "list[CausalCache] | None"], Iterator[tuple[Tensor, Sequence[CausalCache]]]]
+"""(number of the next chunk, causal caches before it) → each chunk from there on, and the caches after it."""
 
-    `go_on` gives each with the causal caches after it. A full disk ends the keeping, with a note, and not the run.
+
+def resumed(
+    finished: FinishedChunks, go_on: GoOn, note: Callable[[str], None]
+) -> Iterator[tuple[Tensor, Sequence[CausalCache]]]:
+    """The finished chunks, then those that `go_on` makes, each kept in the folder before it is given away.
+
+    A full disk ends the keeping, with a note, and not the run.
     """
-    before = chunks.count
-    if before:
-        note(f"{before} finished chunks were taken over from {chunks.folder}")
-        yield from chunks.chunks()
-    keeps = True
-    for made, caches in go_on(before):
+    start, keeps = finished.count, True
+    if start:
+        note(f"{start} chunks had been decoded before the run was stopped; they were taken over from {finished.folder}")
+        for pixels in finished.chunks():
+            yield pixels, ()
+    for made, caches in go_on(start, finished.caches() if start else None):
         if keeps:
             try:
-                chunks.keep(made, caches)
+                finished.keep(made, caches)
             except OSError as error:
                 keeps = False
                 note(
-                    f"{chunks.folder}: nothing more can be kept there, so that this run could not go on later ({error})"
+                    f"{finished.folder}: nothing more can be kept there, so that this run could not go on later ({error})"
                 )
-        yield made
+        yield made, caches
+        del made  # or it would be held while the next one is computed
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from itertools import chain
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -21,28 +21,22 @@ from torch import Tensor, nn
 
 from .blend import Share
 from .checkpoint import Checkpoint, open_checkpoint
-from .clip_run import ClipRun, traces
-from .clips import ClipCodec, Gathering, cut
+from .clips import ClipCodec, FramesIn
 from .device import default_device, default_dtype
 from .errors import InputError
 from .execution import Direction, Execution, Half, How, Mode, Planners, budget_of
 from .models import ClipModel, Model, build
 from .nets.passes import CausalCache
 from .nets.posterior import DiagonalGaussianDistribution
-from .nets.trace import Trace
 from .plan import Plan, plan_blend
 from .report import Report, joined
-from .resume import FinishedChunks, job_key, resumed
+from .resume import FinishedChunks, GoOn, job_key, resumed
 from .schedule import Home
 from .spec import KL_FLUX2, TINY, Spec, Variant, whose_latent
-from .stream import Homes, OnProgress, Progress, share
+from .stream import OnProgress, Progress, share
 
 BLEND_TILE_PX = 512
 """Edge of a tile in `mode="blend"` where none is given: diffusers' and ComfyUI's common default."""
-
-
-ROOM_FOR_CLIPS = 0.25
-"""Share of the memory that a decoded clip may take; a longer one is put together in a file."""
 
 
 class VAE:
@@ -145,7 +139,7 @@ class VAE:
                  this decode alone until `vae_core.resume.forget(folder)` deletes it, which is the caller's to do. Raises
                  InputError where it holds the work of another.
 
-        Each chunk is the caller's to keep or to change. `last_report` is complete when the iterator is exhausted. Of a VAE for
+        Each chunk is the caller's to keep. `last_report` is complete when the iterator is exhausted. Of a VAE for
         pictures, latents `b z h w` are the frames of one clip: each gives `1 3 1 h·f w·f`.
         """
         self.check("decode", latents)
@@ -154,24 +148,12 @@ class VAE:
             raise InputError('mode="blend" sees a clip as a whole; use decode, or mode="exact"')
         self.last_report = None
         finished = None if resume is None else FinishedChunks(resume, self.resume_key(latents), self.net)
-        return self._given(self._decoded_chunks(latents, how, progress, finished), size, frames)
+        go_on = partial(self._codec.decoded if self.spec.clip else self._pictures, latents, how, progress)
+        return _given(self._chunks(go_on, finished), size, frames)
 
     def resume_key(self, latents: Tensor) -> str:
         """What names the decode of these latents by this VAE, for a folder of finished chunks: 64 hexadecimal digits."""
         return job_key(self.net, latents)
-
-    @torch.inference_mode()
-    def _given(self, chunks: Iterator[Tensor], size: tuple[int, int] | None, frames: int | None) -> Iterator[Tensor]:
-        """Pixels as they are given away: clamped, and without what a padded encode has added."""
-        left = frames
-        for pixels in chunks:
-            pixels = pixels.clamp_(-1, 1)
-            if size is not None:
-                pixels = pixels[..., : size[0], : size[1]]
-            if left is not None:
-                pixels, left = pixels[:, :, :left], left - pixels.shape[2]
-            if pixels.shape[2]:
-                yield pixels
 
     @torch.inference_mode()
     def encode(
@@ -197,10 +179,10 @@ class VAE:
         self.check("encode", pixels)
         pixels = self._fitted(pixels, fit)
         came = pixels.shape[2]
-        pixels = self._fitted_frames(pixels, fit) if self.spec.clip else pixels
+        pixels = self._codec.fitted(pixels, pads=fit == "pad") if self.spec.clip else pixels
         made = self._run("encode", pixels, How(mode, tile, memory_limit, overlap), progress)
         if self.spec.clip:
-            self._note_left_out(came - pixels.shape[2])
+            self.last_report = self._codec.noting(self.last_report, came - pixels.shape[2])
         if self.spec.network == TINY:
             return made
         posterior = DiagonalGaussianDistribution(made)
@@ -228,7 +210,14 @@ class VAE:
             raise InputError(f"{self.spec.title} encodes pictures, not clips; give them to encode, as a batch")
         if mode == "blend":
             raise InputError('mode="blend" sees a clip as a whole; use encode, or mode="exact"')
-        return self._encoded_chunks(frames, count, How(mode, tile, memory_limit), progress, fit)
+
+        def prepared(piece: Tensor) -> Tensor:
+            self.check("encode", piece)
+            return self._fitted(piece, fit)
+
+        self.last_report = None
+        came = FramesIn(frames, count, fit == "pad", prepared)
+        return self._codec.encoded(came, How(mode, tile, memory_limit), progress)
 
     def frames_of(self, latents: int) -> int:
         """How many frames that many latents of a clip decode to; of pictures as many."""
@@ -307,14 +296,6 @@ class VAE:
         top, left = h % mh // 2, w % mw // 2
         return pixels[..., top : top + h // mh * mh, left : left + w // mw * mw]
 
-    def _fitted_frames(self, pixels: Tensor, fit: str) -> Tensor:
-        """`b c t h w` with as many frames as the model takes: without the last ones, or with the last one repeated."""
-        frames = pixels.shape[2]
-        taken = cast(ClipModel, self.net).fitting(frames, more=fit == "pad")
-        if taken <= frames:
-            return pixels[:, :, :taken]
-        return torch.cat([pixels, pixels[:, :, -1:].expand(-1, -1, taken - frames, -1, -1)], dim=2)
-
     def _require_size(self, h: int, w: int) -> None:
         mh, mw = self.spec.multiple
         if h < mh or w < mw:
@@ -357,10 +338,9 @@ class VAE:
             shape = (*shape[:2], net.latents_of(fitting) if direction == "decode" else fitting, *shape[2:])
         if mode == "blend":
             return self._plan_blend(half, shape, how, free)
-        home: Home = "device" if half.device.type == "cpu" else "host"
         if self.spec.clip:
-            clip = self._codec.clip(direction, shape, home, half.dtype)
-            return self._codec.run(direction, clip, how, free=free).plan()
+            return self._codec.plan(direction, shape, how, free)
+        home: Home = "device" if half.device.type == "cpu" else "host"
         return Execution(half, how, self._planners, shape, home, half.dtype, free).plan()
 
     def _plan_blend(self, half: Half, shape: tuple[int, ...], how: How, free: int | None = None) -> Plan:
@@ -370,7 +350,7 @@ class VAE:
         stride = max(int(edge * (1 - share)), 1)
         made = self._result_shape(half.direction, shape)
         return plan_blend(
-            self._traces(half, tile_shape),
+            self._codec.traces(half.direction, tile_shape) if self.spec.clip else [half.trace(tile_shape)],
             prod(-(-n // stride) for n in shape[-2:]),
             tile_px,
             budget_of(half, how.memory_limit, free),
@@ -379,18 +359,12 @@ class VAE:
             itemsize=half.dtype.itemsize,
         )
 
-    def _traces(self, half: Half, shape: tuple[int, ...]) -> list[Trace]:
-        """Of a picture the one, of a clip that of each chunk."""
-        if not self.spec.clip:
-            return [half.trace(shape)]
-        clip = self._codec.clip(half.direction, shape, "device", half.dtype)
-        return traces(clip, self._codec.half_of(half.direction))
-
     def _result_shape(self, direction: Direction, shape: tuple[int, ...]) -> tuple[int, ...]:
         """What an input of `shape` becomes: pixels, or what the encoder emits."""
         scale, spec, decodes = self.spec.scale, self.spec, direction == "decode"
         channels = spec.pixel_channels if decodes else spec.latent_channels * (1 if spec.network == TINY else 2)
-        times = (self._codec.made(direction, shape[2]),) if spec.clip else ()
+        made = self.frames_of if decodes else self.latents_of
+        times = (made(shape[2]),) if spec.clip else ()
         h, w = shape[-2:]
         sides = (h * scale.h, w * scale.w) if decodes else (h // scale.h, w // scale.w)
         return (shape[0], channels, *times, *sides)
@@ -426,7 +400,8 @@ class VAE:
         if how.mode == "blend":
             return self._run_blend(half, x, how, progress)
         if self.spec.clip:
-            return self._run_clip(half, x, how, progress)
+            shape = self._result_shape(direction, tuple(x.shape))
+            return self._codec.put_together(direction, x, shape, how, progress)
         made, self.last_report = Execution.of(half, how, self._planners, x).run(x, progress)
         return made
 
@@ -434,115 +409,32 @@ class VAE:
 
     @property
     def _codec(self) -> ClipCodec:
-        return ClipCodec(cast(ClipModel, self.net), self._half, self._planners)
+        return ClipCodec(cast(ClipModel, self.net), self._half, self._planners, self._tell)
 
-    def _run_clip(self, half: Half, x: Tensor, how: How, progress: OnProgress | None) -> Tensor:
-        """All chunks, put together in host memory, or in a file where they are more than a quarter of what there is."""
-        direction = half.direction
-        clip = self._codec.clip(direction, x.shape, _home_of(x, half), x.dtype)
-        if len(clip.lengths) == 1:
-            (made,) = self._chunks(self._codec.run(direction, clip, how, progress), cut(x, clip.lengths), clip.shape)
-            return made
-        shape, budget = self._result_shape(direction, clip.shape), budget_of(half, how.memory_limit)
-        needed = prod(shape) * half.dtype.itemsize
-        room = budget.device_bytes if budget.host_bytes is None else budget.host_bytes
-        in_file = needed > room * ROOM_FOR_CLIPS
-        result = Homes(torch.device("cpu")).empty(shape, half.dtype, "disk" if in_file else "device")
-        beside = 0 if in_file or half.device.type != "cpu" else needed
-        run, done = self._codec.run(direction, clip, how, progress, beside_bytes=beside), 0
-        for made in self._chunks(run, cut(x, clip.lengths), clip.shape):
-            result[:, :, done : done + made.shape[2]].copy_(made)
-            done += made.shape[2]
-        return result
+    def _tell(self, report: Report | None) -> None:
+        self.last_report = report
 
-    def _chunks(
-        self, run: ClipRun, parts: Iterable[tuple[Tensor, bool]], shape: tuple[int, ...], *notes: str
-    ) -> Iterator[Tensor]:
-        """What a run makes of each chunk; the report is there when the last one has been asked for."""
-        self.last_report = None
-        yield from run.through(parts)
-        self.last_report = run.report(shape)
-
-    @torch.inference_mode()
-    def _decoded_chunks(
-        self, latents: Tensor, how: How, progress: OnProgress | None, finished: FinishedChunks | None
-    ) -> Iterator[Tensor]:
-        """Chunks of a clip as the network makes them, those first that are finished already."""
-        go_on = self._clip_from if self.spec.clip else self._pictures_from
-        if finished is None:
-            yield from (made for made, _ in go_on(latents, how, progress, 0, None))
-            return
+    def _chunks(self, go_on: GoOn, finished: FinishedChunks | None) -> Iterator[Tensor]:
+        """Chunks as they are decoded, those first that are finished already."""
         notes: list[str] = []
-        yield from resumed(
-            finished,
-            lambda start: go_on(latents, how, progress, start, finished.caches(len(latents))),
-            notes.append,
-        )
+        for made, _ in go_on(0, None) if finished is None else resumed(finished, go_on, notes.append):
+            yield made
+            del made  # or it would be held while the next one is computed
         if (report := self.last_report) is not None:
             self.last_report = replace(report, events=(*notes, *report.events))
 
-    def _clip_from(
-        self, latents: Tensor, how: How, progress: OnProgress | None, start: int, caches: list[CausalCache] | None
-    ) -> Iterator[tuple[Tensor, Sequence[CausalCache]]]:
-        """From a chunk on, with the causal caches before it: its pixels, and the caches after it."""
-        half = self._half("decode")
-        clip = self._codec.clip("decode", latents.shape, _home_of(latents, half), latents.dtype)
-        if start < len(clip.lengths):
-            run = self._codec.run("decode", clip, how, progress, caches=caches, start=start)
-            del caches  # what the run lets go of is gone
-            for made in self._chunks(run, cut(latents, clip.lengths, start), clip.shape):
-                yield made, run.caches
-
-    def _pictures_from(
+    def _pictures(
         self, latents: Tensor, how: How, progress: OnProgress | None, start: int, caches: object
     ) -> Iterator[tuple[Tensor, Sequence[CausalCache]]]:
         """Of a VAE for pictures, each of a batch is a frame."""
         reports = []
         for i, one in enumerate(latents.split(1)[start:], start):
-            yield self._run("decode", one, how, share(progress, i, len(latents))).unsqueeze(2), ()
+            with torch.inference_mode():
+                made = self._run("decode", one, how, share(progress, i, len(latents))).unsqueeze(2)
             reports += [] if self.last_report is None else [self.last_report]
+            yield made, ()
+            del made
         self.last_report = joined(reports, tuple(latents.shape)) if reports else None
-
-    @torch.inference_mode()
-    def _encoded_chunks(
-        self, frames: Iterable[Tensor], count: int | None, how: How, progress: OnProgress | None, fit: str
-    ) -> Iterator[Tensor]:
-        net, half, pieces = cast(ClipModel, self.net), self._half("encode"), iter(frames)
-        first = next(pieces, None)
-        if first is None or first.ndim != 4:
-            raise InputError(f"frames come as `c t h w`; got {'none' if first is None else tuple(first.shape)}")
-
-        def prepared(piece: Tensor) -> Tensor:
-            self.check("encode", piece)
-            return self._fitted(piece, fit)
-
-        shape, home = prepared(first[None]).shape, _home_of(first, half)
-        taken = 0
-        if count is None:
-            clip, lengths = self._codec.outlook(shape, home, first.dtype)
-        else:
-            taken = net.fitting(count, more=fit == "pad")
-            clip = self._codec.clip("encode", (*shape[:2], taken, *shape[3:]), home, first.dtype)
-            lengths = clip.lengths
-        run = self._codec.run("encode", clip, how, progress)
-        reader = Gathering(chain([first], pieces), prepared)
-        least = 1 if count is None else min(count, taken)
-        for made in self._chunks(run, reader.chunks(lengths, pads=fit == "pad", least=least), clip.shape):
-            yield DiagonalGaussianDistribution(made).mode().clone()
-        self._note_left_out(reader.left_out if count is None else count - taken)
-
-    def _note_left_out(self, frames: int) -> None:
-        if frames > 0 and self.last_report is not None:
-            said = f"{frames} frames at the end are not encoded: {self.spec.title} takes {self._counts()}"
-            said += ' frames; fit="pad" repeats the last frame instead'
-            self.last_report = replace(self.last_report, events=(*self.last_report.events, said))
-
-    def _counts(self) -> str:
-        """The numbers of frames that a clip may have, in words."""
-        net, few = cast(ClipModel, self.net), []
-        while len(few) < 4:
-            few.append(net.fitting(few[-1] + 1 if few else 1, more=True))
-        return f"{', '.join(map(str, few))}, …"
 
     def _run_blend(self, half: Half, x: Tensor, how: How, progress: OnProgress | None) -> Tensor:
         self._plan_blend(half, tuple(x.shape), how)
@@ -556,8 +448,22 @@ class VAE:
         return blend(x.to(half.device, half.dtype), tile_px, tile_latent, after, share).to(half.dtype)
 
 
-def _home_of(x: Tensor, half: Half) -> Home:
-    return "device" if x.device == half.device else "host"
+def _given(chunks: Iterator[Tensor], size: tuple[int, int] | None, frames: int | None) -> Iterator[Tensor]:
+    """Pixels as they are given away: clamped, and without what a padded encode has added."""
+    left = frames
+    for pixels in chunks:
+        pixels = _cleaned(pixels, size, left)
+        if left is not None:
+            left -= pixels.shape[2]
+        if pixels.shape[2]:
+            yield pixels
+        del pixels  # or it would be held while the next one is computed
+
+
+@torch.inference_mode()
+def _cleaned(pixels: Tensor, size: tuple[int, int] | None, frames: int | None) -> Tensor:
+    h, w = size or pixels.shape[-2:]
+    return pixels.clamp_(-1, 1)[:, :, :frames, :h, :w]
 
 
 def load(

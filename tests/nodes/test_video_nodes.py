@@ -178,7 +178,8 @@ def test_a_batch_of_pictures_is_encoded_as_one_clip(exact, wan):
     assert latent["samples"].shape == (1, 4, 2, 4, 5) and latent.keys() == {"samples"}
     assert relative_error(latent["samples"], plainly_encoded(wan, image[:5, 1:33, 2:42])) < EQUAL
     assert (
-        told(output)["notes"] == ["cropped from 45×35 to 40×32"] and "the last frame is not encoded" in told(output)["events"][0]
+        told(output)["notes"] == ["cropped from 45×35 to 40×32"]
+        and "the last frame is not encoded" in told(output)["events"][0]
     )
 
 

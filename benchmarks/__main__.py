@@ -1,0 +1,205 @@
+"""Speed beside diffusers and ComfyUI: `python -m benchmarks` writes benchmarks/results/speed.csv and a plot of it.
+
+Same random weights at full size, same dtype, sides in turn within one round, each in a process of its own; the first round is not
+counted. ComfyUI takes part where COMFYUI_PATH names a checkout, run by COMFYUI_PYTHON if that is set. A CUDA device is used where
+there is one, and its memory measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import sides, worker
+from .cases import FULL, QUICK, SCALING, Case
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).parent / "results"
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One side of one case. Seconds of one run; the ratio is the median over rounds of this side's time to vae_core's whole run."""
+
+    case: str
+    side: str
+    dtype: str
+    device: str
+    threads: int
+    runs: int
+    median_s: float
+    least_s: float
+    most_s: float
+    ratio: float
+    peak_mib: float
+    largest_error: float | None
+    """Of a tiled run, from the same side untiled; pixels and latents as they come."""
+    machine: str
+    torch: str
+    commit: str
+
+
+class Side:
+    """A worker process, ready to run again and again."""
+
+    def __init__(self, name: str, case: Case, options: argparse.Namespace, dtype: str) -> None:
+        python = os.environ.get("COMFYUI_PYTHON", sys.executable) if name in sides.COMFYUI else sys.executable
+        told = worker.command(name, case, dtype, options.device, options.threads)
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        self.name = name
+        self.process = subprocess.Popen(
+            [python, "-m", "benchmarks.worker", told],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+        )
+        self._answer()
+
+    def ask(self, what: str) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{what}\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        while True:
+            line = self.process.stdout.readline()
+            if not line:
+                raise SystemExit(f"{self.name}: the worker has ended with status {self.process.wait()}")
+            if line.startswith("{"):
+                return json.loads(line)
+
+    def end(self) -> None:
+        self.process.communicate()
+
+
+def rows(case: Case, dtype: str, options: argparse.Namespace, names: Sequence[str]) -> list[Row]:
+    """The sides of a case, in turn."""
+    workers = [Side(name, case, options, dtype) for name in names]
+    rounds = [[side.ask("run") for side in workers] for _ in range(options.runs + 1)][1:]
+    made = []
+    for i, side in enumerate(workers):
+        seconds, ratios = [r[i]["seconds"] for r in rounds], [r[i]["seconds"] / r[0]["seconds"] for r in rounds]
+        made.append(
+            Row(
+                case.name,
+                side.name,
+                dtype,
+                options.device,
+                options.threads,
+                options.runs,
+                round(statistics.median(seconds), 4),
+                round(min(seconds), 4),
+                round(max(seconds), 4),
+                round(statistics.median(ratios), 4),
+                round(max(r[i]["peak_bytes"] for r in rounds) / MIB, 1),
+                side.ask("error")["error"] if side.name in sides.TILED else None,
+                machine(),
+                side.ask("torch")["torch"],
+                commit(),
+            )
+        )
+    for side in workers:
+        side.end()
+    return made
+
+
+def machine() -> str:
+    cpu = next((line for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
+    flags = next((line for line in _lines("/proc/cpuinfo") if line.startswith("flags")), "").split()
+    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{cpu.split(':')[-1].strip()} ({' '.join(known)}){gpu}"
+
+
+def _lines(file: str) -> list[str]:
+    return Path(file).read_text().splitlines() if Path(file).exists() else []
+
+
+def commit() -> str:
+    told = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    return told.stdout.strip()
+
+
+def plot(found: Sequence[Row], path: Path) -> None:
+    """Times relative to vae_core's whole run, a group of bars for each case."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    groups = list(dict.fromkeys(f"{row.case} {row.dtype}" for row in found))
+    figure, axes = pyplot.subplots(figsize=(9, 0.5 + 0.9 * len(groups)))
+    for i, group in enumerate(groups):
+        mine = [row for row in found if f"{row.case} {row.dtype}" == group]
+        height = 0.8 / len(mine)
+        for j, row in enumerate(mine):
+            axes.barh(
+                i + j * height,
+                row.ratio,
+                height,
+                color=f"C{list(dict.fromkeys(r.side for r in found)).index(row.side)}",
+            )
+            axes.text(row.ratio, i + j * height, f" {row.side}: {row.median_s:.2f} s", va="center", fontsize=6)
+    axes.set_yticks([i + 0.4 for i in range(len(groups))], groups, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("time, relative to vae_core untiled (less is better)")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="small cases, two minutes")
+    parser.add_argument("--scaling", action="store_true", help="SDXL decode from 256 to 2048 px over tiles of 512")
+    parser.add_argument("--only", default="", help="cases whose name holds this text")
+    parser.add_argument("--sides", nargs="+", help="only these")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--runs", type=int, help="counted runs of each side (5, with --quick 2)")
+    parser.add_argument("--no-plot", action="store_true", help="write the table only, without matplotlib")
+    parser.add_argument("-o", "--output", type=Path)
+    options = parser.parse_args()
+    options.runs = options.runs or (2 if options.quick else 5)
+    cases = QUICK if options.quick else SCALING if options.scaling else FULL
+    output = (
+        options.output or RESULTS / f"speed{'_quick' if options.quick else '_scaling' if options.scaling else ''}.csv"
+    )
+    found: list[Row] = []
+    with output.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*Row.__dataclass_fields__])
+        writer.writeheader()
+        for case in (case for case in cases if options.only in case.name):
+            names = ("vae_core", "vae_core, tiles of 512") if options.scaling else sides.of(case)
+            names = tuple(n for n in names if n == "vae_core" or options.sides is None or n in options.sides)
+            for dtype in options.dtypes:
+                for row in rows(case, dtype, options, names):
+                    found.append(row)
+                    writer.writerow(asdict(row))
+                    print(
+                        f"{row.case:28} {row.dtype:9} {row.side:26} {row.median_s:8.3f} s  ×{row.ratio:.3f}", flush=True
+                    )
+                file.flush()
+    if not options.no_plot:
+        plot(found, output.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

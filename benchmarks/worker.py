@@ -1,0 +1,80 @@
+"""One side of a comparison in a process of its own: `run` on standard input runs it once, and a line of JSON answers.
+
+So each side has its memory, its threads and its caches to itself, and sides can be run in turn.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import sides
+from .cases import Case
+
+
+def main() -> None:
+    asked = json.loads(sys.argv[1])
+    torch.set_num_threads(asked["threads"])
+    case, dtype = Case(**asked["case"]), getattr(torch, asked["dtype"])
+    device = torch.device(asked["device"])
+    ready = sides.build(asked["side"], case, dtype, device)
+    x = torch.randn(ready.shape, generator=torch.Generator().manual_seed(1)).clamp_(-1, 1).to(device, dtype)
+    answers: dict[str, Any] = {
+        "run": lambda: _timed(ready.run, x, device),
+        "error": lambda: {"error": _largest_difference(ready, x)},
+        "torch": lambda: {"torch": torch.__version__},
+    }
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        with torch.inference_mode():
+            print(json.dumps(answers[line.strip()]()), flush=True)
+
+
+def _timed(run: sides.Run, x: torch.Tensor, device: torch.device) -> dict[str, float]:
+    peak = Peak(device)
+    start = time.perf_counter()
+    run(x)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return {"seconds": time.perf_counter() - start, "peak_bytes": peak.read()}
+
+
+class Peak:
+    """Memory that a run takes beside what was there: on CUDA what torch allocates, else resident pages, which Linux tells."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.status = device, Path("/proc/self/status")
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self.before = torch.cuda.memory_allocated(device)
+        elif self.status.exists():
+            Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the high-water mark
+            self.before = self._field("VmRSS")
+
+    def read(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) - self.before
+        return self._field("VmHWM") - self.before if self.status.exists() else 0
+
+    def _field(self, name: str) -> int:
+        line = next(line for line in self.status.read_text().splitlines() if line.startswith(name))
+        return int(line.split()[1]) * 1024
+
+
+def _largest_difference(ready: sides.Ready, x: torch.Tensor) -> float:
+    return float((ready.run(x).float() - ready.plain(x).float()).abs().max())
+
+
+def command(side: str, case: Case, dtype: str, device: str, threads: int) -> str:
+    """The argument that this module takes."""
+    return json.dumps({"side": side, "case": asdict(case), "dtype": dtype, "device": device, "threads": threads})
+
+
+if __name__ == "__main__":
+    main()

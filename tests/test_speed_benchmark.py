@@ -1,0 +1,31 @@
+"""`python -m benchmarks` runs, on the smallest of its cases."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_a_side_by_side_run(tmp_path: Path) -> None:
+    output = tmp_path / "speed.csv"
+    options = [
+        "--quick",
+        "--only",
+        "taesd encode",
+        "--dtypes",
+        "float32",
+        "--runs",
+        "1",
+        "--device",
+        "cpu",
+        "--no-plot",
+    ]
+    subprocess.run([sys.executable, "-m", "benchmarks", *options, "-o", str(output)], cwd=ROOT, check=True)
+    rows = [*csv.DictReader(output.open())]
+    assert [row["side"] for row in rows] == ["vae_core", "diffusers", "diffusers channels_last"]
+    assert all(float(row["median_s"]) > 0 and float(row["peak_mib"]) >= 0 for row in rows)
+    assert float(rows[0]["ratio"]) == 1.0

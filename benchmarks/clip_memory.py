@@ -90,8 +90,10 @@ class Subject:
         return codec.run(direction, clip, How(), free=int(budget_mib * MIB / (1 - RESERVE)) + 1)
 
     def row(self, direction: Direction, width: int, height: int, budget_mib: float, frames: int = FRAMES) -> Row:
-        """Plans and runs. Raises BudgetError."""
+        """Plans and runs. Raises BudgetError, also where this machine's memory would not do: fake tensors have no files."""
         run = self.run(direction, width, height, frames, budget_mib)
+        if "disk" in run.homes.values() or run.plan().disk_bytes:
+            raise BudgetError("this needs files")
         shape = run.outlook.shape
         x = torch.empty(shape, dtype=self.dtype)
         with one_tile_of_each_kind(), FakeCudaMeter(self.net) as meter:

@@ -130,7 +130,7 @@ class ClipRun:
         choices += [_homes(caches, 1.0, "disk")] if apart else []
         found: list[tuple[int, dict[Op, Home]]] = []
         refused: BudgetError | None = None
-        for homes in choices if any(c.kept[2] for c in caches.values()) else choices[:1]:
+        for homes in choices if self.traces[self.hardest].carries else choices[:1]:
             try:
                 plan = self._planned(homes, briefly=True)
             except BudgetError as error:
@@ -227,7 +227,7 @@ class ClipRun:
 
 def _homes(caches: Mapping[Op, Cached], share: float, away: Home) -> dict[Op, Home]:
     """The largest caches away, until they are a share of all."""
-    sizes = {op: prod(cached.kept) for op, cached in caches.items()}
+    sizes = {op: prod(cached.past) + prod(cached.kept) for op, cached in caches.items()}
     left = share * sum(sizes.values())
     homes: dict[Op, Home] = dict.fromkeys(sizes, HOMES[0])
     for op, size in sorted(sizes.items(), key=lambda item: -item[1]):

@@ -338,6 +338,8 @@ class Whole:
         self.shape: Shape = tuple(self.data.shape)
         """Known also when the data is gone."""
         self.views: list[Whole] = []
+        self.strided = False
+        """The data is a strided view, which convolutions copy: better here, where a plan knows of it, than unseen."""
 
     def let_go(self) -> None:
         """Drop the data, here and in all views of it: whoever still refers to the Field does not keep its memory."""
@@ -347,6 +349,8 @@ class Whole:
 
     def through(self, *ops: Op) -> Whole:
         x = self.data
+        if self.strided and ops and not ops[0].strided:
+            x = x.contiguous()
         for i, op in enumerate(ops):
             if op.reach and self.carry is not None:
                 self.carry.keep(op, x)
@@ -375,8 +379,10 @@ class Whole:
         return self._view(self.data.unflatten(0, (batch, -1)).transpose(1, 2))
 
     def _view(self, x: Tensor) -> Whole:
-        self.views.append(Whole(x, self.literal, self.on_pass, self.carry))
-        return self.views[-1]
+        view = Whole(x, self.literal, self.on_pass, self.carry)
+        view.strided = not x.is_contiguous()
+        self.views.append(view)
+        return view
 
     def _made(self, x: Tensor) -> Whole:
         made = Whole(x, self.literal, self.on_pass, self.carry)

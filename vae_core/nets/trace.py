@@ -29,6 +29,8 @@ class TracedPass(NamedTuple):
     """Fields that it needs whole on the device."""
     makes: int
     """The Field that it writes."""
+    view: bool = False
+    """What enters is a strided view of a Field: a clip's frames as pictures, or the opposite."""
 
     @property
     def shape(self) -> Shape:
@@ -134,7 +136,14 @@ class TracedField:
                 self._look_back(op, shape)
         reads = tuple(_index(f) for op in ops for f in op.reads())
         reads_all = tuple(_index(f) for op in ops for f in op.reads_all())
-        return self._made(TracedPass(chain, stages, self.index, reads, reads_all, len(self.trace.shapes)))
+        return self._made(
+            TracedPass(chain, stages, self.index, reads, reads_all, len(self.trace.shapes), self._strided)
+        )
+
+    @property
+    def _strided(self) -> bool:
+        frames = self.shape[0] if len(self.shape) == 4 else self.shape[2]
+        return self.shape != self.trace.shapes[self.index] and frames > 1
 
     def whole(self, function: Callable[[Tensor], Tensor]) -> TracedField:
         return self._made(TracedPass(Chain(()), [self.shape], self.index, (), (self.index,), len(self.trace.shapes)))

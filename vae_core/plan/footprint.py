@@ -59,7 +59,7 @@ class _Kind(NamedTuple):
 
     read: int
     whole: bool
-    """The window is all of the entering Field."""
+    """The window is all of the entering Field, as it is stored."""
     stages: tuple[_Stage, ...]
 
     @property
@@ -93,7 +93,8 @@ class Tiling:
             scratch, cached = op.scratch(read, made, place), _cached(op, read, place)
             stages.append(_Stage(prod(made), op.in_place, scratch, parts, strided, cached))
         sizes = tuple(k.windows[0].span.size for k in combination)
-        return _Kind(self.images * p.stages[0][1] * prod(sizes), sizes == tuple(p.stages[0][2:]), tuple(stages))
+        whole = sizes == tuple(p.stages[0][2:]) and not p.view
+        return _Kind(self.images * p.stages[0][1] * prod(sizes), whole, tuple(stages))
 
     def _operations(self, op: Op, i: int, axes: Sequence[Sequence[_AxisKind]]) -> int:
         """Over all tiles. An operation's count is a product over axes, so that sums over each axis do for the whole grid."""
@@ -241,7 +242,7 @@ def whole_bytes(trace: Trace, itemsize: int) -> int:
     live: set[int] = set()
     peak, known = 0, {}
     for i, p in enumerate(trace.passes):
-        key = (p.chain.geometry, p.stages[0])
+        key = (p.chain.geometry, p.stages[0], p.view)
         if key not in known:
             foreign = not p.chain.ops
             known[key] = 2 * sizes[p.makes] if foreign else Tiling(p, p.shape[2:], p.shape[0]).whole_need(itemsize)

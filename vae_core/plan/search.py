@@ -181,7 +181,7 @@ class Streamable:
     def _tiled(self, p: TracedPass, held: dict[int, Live], home: Home, caches: Mapping[Home, int]) -> list[Option]:
         """Every tile size for a pass that finds its Fields where `held` says, cheapest first."""
         circumstances = [(held[f].home, held[f].itemsize, held[f].converts) for f in (p.enters, *p.others)]
-        key = (p.chain.geometry, p.stages[0], home, *circumstances, *caches.items())
+        key = (p.chain.geometry, p.stages[0], p.view, home, *circumstances, *caches.items())
         if key not in self._options:
             made = dict.fromkeys(self._tiles(p))
             options = [self._option(p, tile, held, home, caches) for tile in made]
@@ -193,7 +193,7 @@ class Streamable:
     ) -> Option:
         if not p.chain.ops:
             return self._foreign(p, held[p.enters], home)
-        key = (p.chain.geometry, p.stages[0], tile)
+        key = (p.chain.geometry, p.stages[0], p.view, tile)
         if key not in self._tilings:
             self._tilings[key] = Tiling(p, tile)
         tiling = self._tilings[key]

@@ -121,10 +121,11 @@ def filmed(adopted: Adopted, core: Any, latent: Mapping[str, Any], asked: Asked,
         watched = decoding(asked.node_id, newest=True)
         with closing(hosted.frames(clip, patcher, asked.how, watched, original, resumable)) as pieces:
             made = _made(pieces, hosted.frames_in_all(clip, original), film)
-        if resumable is not None:
-            resumable.forget()
         seconds, report = time.perf_counter() - started, hosted.vae.last_report
         told = summary.of_run(hosted.vae, made.job, report, seconds, [*notes, *made.notes])
+        if resumable is not None:
+            told |= {"events": resumable.shortened(told["events"])}
+            resumable.forget()
         return _result(made, film, told if report is not None else told | FINISHED_BEFORE)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -33,6 +34,13 @@ class Resumable:
         _tidy(root)
         self.folders.append(root / vae.resume_key(latents))
         return self.folders[-1]
+
+    def shortened(self, events: Sequence[str]) -> list[str]:
+        """Events of the run, in which a folder is named after the one that holds all of them: its own name is a long number."""
+        for folder in self.folders:
+            root = folder.parent
+            events = [event.replace(str(folder), f"{root.parent.name}/{root.name}") for event in events]
+        return [*events]
 
     def forget(self) -> None:
         """They are not needed any more: what was decoded is in a file of its own."""

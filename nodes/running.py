@@ -149,7 +149,8 @@ def _encoded_by_core(core: Any, image: Tensor, mask: Tensor | None, asked: Asked
     latent = {"samples": samples}
     if mask is not None:
         latent["noise_mask"] = mask.reshape(-1, 1, *mask.shape[-2:])
-    told = told_of_core(core, Job.of("encode", image), started, tiled, why, asked)
+    job = Job.of("encode", image.unsqueeze(0) if samples.ndim == 5 and len(samples) == 1 else image)
+    told = told_of_core(core, job, started, tiled, why, asked)
     return {"ui": {summary.KEY: [told]}, "result": (latent,)}
 
 

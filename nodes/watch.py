@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor
 
 from ..vae_core import VAE, Progress
-from ..vae_core.geometry import Span
 from ..vae_core.stream import Finished
 from . import host
 from .conventions import model_space
@@ -61,8 +60,7 @@ class Watch:
 
     def _show(self, pixels: Tensor) -> None:
         if self.preview is not None:
-            size = tuple(Span(0, n) for n in pixels.shape[-2:])
-            self.preview.paste(Finished(0, size, pixels))
+            self.preview.show(pixels)
 
     def _tell(self, done: float, info: Progress, seconds: float) -> None:
         if self.bar is not None:
@@ -97,14 +95,18 @@ class Preview:
             return
         # The first row and column of the tile that fall on the preview's grid.
         (top, left), step = (span.start for span in tile.region[-2:]), self.step
-        data = tile.data[0, :3]
-        frame = data[:, -1] if data.ndim == 4 else data
-        thin = frame[..., -top % step :: step, -left % step :: step].float().cpu()
-        if thin.numel() == 0:
-            return
+        thin = _newest_frame(tile.data)[..., -top % step :: step, -left % step :: step].float().cpu()
         y, x = -(-top // step), -(-left // step)
-        self.canvas[:, y : y + thin.shape[1], x : x + thin.shape[2]] = thin
+        room = self.canvas[:, y : y + thin.shape[1], x : x + thin.shape[2]]
+        if room.numel() == 0:
+            return
+        room.copy_(thin[:, : room.shape[1], : room.shape[2]])
         self.changed = True
+
+    def show(self, pixels: Tensor) -> None:
+        """Finished pixels `b c h w`, or `b c t h w`, at once: fewer than the latents' where an encode had padded them."""
+        thin = _newest_frame(pixels)[..., :: self.step, :: self.step]
+        self.canvas, self.changed = torch.empty(thin.shape).copy_(thin), True
 
     def message(self) -> tuple[str, Image.Image, int] | None:
         """What ComfyUI's progress bar takes as a preview; None where nothing is new."""
@@ -113,6 +115,12 @@ class Preview:
         self.changed = False
         levels = self.canvas.clamp(-1, 1).add(1).mul(127.5).byte().movedim(0, -1)
         return "JPEG", Image.fromarray(levels.contiguous().numpy()), PREVIEW_PX
+
+
+def _newest_frame(pixels: Tensor) -> Tensor:
+    """`3 h w`: of the first of a batch, without alpha."""
+    first = pixels[0, :3]
+    return first[:, -1] if first.ndim == 4 else first
 
 
 def _rough(vae: VAE, raw: Tensor, size: tuple[int, int]) -> Tensor:

@@ -28,6 +28,7 @@ def files(
     random_folder: Path,
     sd1_checkpoint: Path,
     sd1_vae: Path,
+    foreign_video_vae: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     picture = tmp_path_factory.mktemp("pictures") / "small_cat.png"
@@ -35,6 +36,7 @@ def files(
     comfy.add_input("small_cat.png", picture)
     comfy.add_model("checkpoints/random_sd1.safetensors", sd1_checkpoint)
     comfy.add_model("vae/random_sd1_vae.safetensors", sd1_vae)
+    comfy.add_model("vae/random_qwen_image.safetensors", foreign_video_vae)
     for name in ("taesd3", "taef1"):
         for file in random_conditioners.tiny_pair(random_folder, 16, name):
             comfy.add_model(f"vae_approx/{file.name}", file)
@@ -45,6 +47,7 @@ def files(
         "controlnet/random_sd3_inpaint.pt": lambda path: random_conditioners.sd3_control_net(path, control_channels=17),
         "diffusion_models/random_z_image.pt": random_conditioners.z_image_model,
         "model_patches/random_z_image_control.pt": random_conditioners.z_image_control,
+        "model_patches/random_qwen_image_control.pt": random_conditioners.qwen_image_control,
     }
     for name, write in made.items():
         file = random_folder / Path(name).name
@@ -218,6 +221,24 @@ def test_a_patch_of_z_image_is_given_ours(comfy, node):
         patched = graph(node, model=model, model_patch=patch, vae=vae, image=picture(graph), strength=1.0)
         probes.append(sampled(graph, patched, text, text))
     assert_sampled_alike(comfy, graph, *probes)
+
+
+def test_a_patch_of_qwen_image_is_given_ours(comfy):
+    """What the patch adds to its model is looked at, without the model: its 60 blocks hold 20 billion numbers."""
+    graph = Graph()
+    model = graph("CheckpointLoaderSimple", ckpt_name="random_sd1.safetensors")
+    patch = graph("ModelPatchLoader", name="random_qwen_image_control.pt")
+    ours = graph("ExactVAELoader", vae_name="vae/random_qwen_image.safetensors", variant="qwen-image", dtype="fp32")
+    probes = []
+    for vae in (ours, graph("VAELoader", vae_name="random_qwen_image.safetensors")):
+        inputs = {"model": model, "model_patch": patch, "vae": vae, "image": picture(graph), "strength": 1.0}
+        patched = graph("QwenImageDiffsynthControlnet", **inputs)
+        probes.append(graph("ProbePatch", model=patched, width=64, height=32))
+    run = succeeded(comfy, graph, timeout_s=300)
+    mine, cores = (tensors(comfy, run, probe) for probe in probes)
+    assert cores["encoded"].shape == (1, 128 * 96 // 256, 3072) and cores["encoded anew"].shape == (1, 8, 3072)
+    assert all(tensor.std() > 0.01 for tensor in cores.values())
+    assert_equal(mine, cores)
 
 
 # --- into a checkpoint --------------------------------------------------------------------------------------------------

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import wave
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import random_checkpoints
+import random_conditioners
 import torch
 from comfy_server import ComfyServer, Event, Run
 from graphs import Graph, Link, kept, said, saved_latent, succeeded, told
@@ -54,6 +56,8 @@ def files(
     comfy.add_model("vae/random_wan_21.safetensors", wan_vae)
     for name in ("wan_2.1_vae", "qwen_image_vae"):
         comfy.add_model(f"vae/{name}.safetensors", foreign_video_vae)
+    random_conditioners.ltx_vae(random_folder / "random_ltx.pt")
+    comfy.add_model("vae/random_ltx.pt", random_folder / "random_ltx.pt")
     random_checkpoints.wan_vae(random_folder / "small_wan.safetensors", width=8)
     random_checkpoints.cogvideox_vae(random_folder / "small_cogvideox.safetensors")
     random_checkpoints.cogvideox_folder(random_folder / "small_cogvideox_folder")
@@ -306,6 +310,33 @@ def test_cores_wan_is_adopted(comfy):
     assert (of_file[".samples"] - core[".samples"]).abs().max() < 0.1 * core[".samples"].abs().max()
 
 
+def test_a_video_vae_that_we_lack_is_run_by_comfyui_and_said_so(comfy):
+    graph = Graph()
+    vae, clip = graph("VAELoader", vae_name="random_ltx.pt"), video(graph)
+    image = frames(graph)
+    core = graph("VAEEncode", pixels=image, vae=vae)
+    encoded = [graph("ExactVAEEncode", pixels=image, vae=vae), graph("ExactVAEVideoEncode", vae=vae, video=clip)]
+    cores = graph("VAEDecode", samples=core, vae=vae)
+    decoded = graph("ExactVAEDecode", samples=core, vae=vae)
+    filmed = film(graph, core, vae, fps=[encoded[1][0], 1], audio=[encoded[1][0], 2], outputs="both", crf=0)
+    tiled = graph("ExactVAEDecodeTiled", samples=core, vae=vae, tile_size=96)
+    node, probes = save(graph, filmed), [graph("ProbeTensors", value=link) for link in (core, *encoded)]
+    ids = [graph.keep(link) for link in (cores, decoded, [filmed[0], 1], tiled)]
+    run = succeeded(comfy, graph, timeout_s=600)
+    latent, *ours = (tensors(comfy, run, probe) for probe in probes)
+    assert latent[".samples"].shape == (1, 128, 2, HEIGHT // 32, WIDTH // 32)
+    assert all(torch.equal(one[".samples"], latent[".samples"]) for one in ours)
+    core_image, mine, in_film, _ = (kept(comfy, run, name) for name in ids)
+    assert core_image.shape == (FRAMES, HEIGHT // 32 * 32, WIDTH, 3) and core_image.std() > 0.01
+    assert torch.equal(mine, core_image) and torch.equal(in_film, core_image)
+    with open_source(saved(comfy, run, node)) as source:
+        assert (source.frames, source.fps, source.has_audio) == (FRAMES, FPS, True)
+    for link in (*encoded, decoded, filmed, tiled):
+        said_of_it = told(run, link)
+        assert said_of_it["by"] == "comfyui" and said_of_it["frames"] == FRAMES and said_of_it["images"] == 1
+        assert "run by ComfyUI's own code" in said_of_it["notes"][0] and said_of_it["exact"] == (link is not tiled)
+
+
 # --- files --------------------------------------------------------------------------------------------------------------
 
 
@@ -355,7 +386,9 @@ def test_padding_gives_size_and_frames_back(comfy):
     latent = graph("ExactVAEVideoEncode", vae=vae, images=image, fit="pad")
     node = save(graph, film(graph, latent, vae))
     run = succeeded(comfy, graph)
-    assert frames_in(saved(comfy, run, node)).shape == (7, 62, 74, 3)
+    frame = frames_in(saved(comfy, run, node))
+    assert frame.shape == (7, 62, 74, 3)
+    assert_shows(run, frame[-1])
 
 
 def test_images_that_are_not_asked_for_are_not_given(comfy):
@@ -373,12 +406,22 @@ def test_progress_tells_frames_and_shows_the_newest(comfy):
     graph = Graph()
     latent = graph("EmptyHunyuanLatentVideo", width=128, height=128, length=41, batch_size=1)
     filmed = film(graph, latent, small(graph))
-    save(graph, filmed)
+    node = save(graph, filmed)
     run = succeeded(comfy, graph, timeout_s=300)
     progress = [event for event in run.of("exact_vae.progress") if event["node"] == filmed[0]]
     numbers = [event["frame"] for event in progress]
     assert len(set(numbers)) > 2 and numbers == sorted(numbers) and {event["frames"] for event in progress} == {41}
     assert len(run.previews) > 2
+    assert_shows(run, frames_in(saved(comfy, run, node))[-1])
+
+
+def assert_shows(run: Run, frame: Tensor) -> None:
+    """The last preview is this frame; ComfyUI makes previews 512 wide."""
+    picture = Image.open(BytesIO(run.previews[-1].picture)).convert("L")
+    height, width = frame.shape[:2]
+    assert picture.size == (512, round(512 * height / width))
+    grey = torch.from_numpy(np.asarray(picture.resize((width, height), Image.Resampling.BOX)) / 255)
+    assert (grey - frame.mean(-1)).abs().mean() < 0.1
 
 
 def test_an_interrupt_leaves_nothing_and_a_long_clip_goes_on(comfy):
@@ -396,7 +439,8 @@ def test_an_interrupt_leaves_nothing_and_a_long_clip_goes_on(comfy):
     assert run.status == "interrupted" and left_behind(comfy) == before
     assert len([*unfinished.iterdir()]) == 1
     run = succeeded(comfy, graph, timeout_s=300)
-    assert "finished chunks were taken over" in told(run, filmed)["events"][0]
+    (event,) = told(run, filmed)["events"]
+    assert "chunks had been decoded" in event and event.endswith("taken over from output/exact_vae_unfinished")
     assert len(frames_in(saved(comfy, run, node))) == 265 and not [*unfinished.iterdir()]
 
 

@@ -1,4 +1,5 @@
-"""Models beside the VAE with random weights, for the core nodes that take a VAE among others. The same seed gives the same file.
+"""Models beside our VAEs with random weights, for the core nodes that take a VAE among others, and a VAE that only ComfyUI has.
+The same seed gives the same file.
 
 ComfyUI fixes the widths of most of them, and they hold up to 1.5 billion numbers. So the numbers of a tensor overlap: element
 (i, j) of a matrix is number i + j of one random row (a Hankel matrix, of full rank), and torch.save stores that row alone. The
@@ -56,6 +57,16 @@ def z_image_control(path: Path, seed: int = 1) -> None:
     _write(path, _z_image_control(), torch.float8_e4m3fn, seed)
 
 
+def qwen_image_control(path: Path, seed: int = 1) -> None:
+    """A control net of Qwen-Image that ModelPatchLoader takes: 4.5 GB in memory."""
+    _write(path, _qwen_image_control(), torch.float32, seed)
+
+
+def ltx_vae(path: Path, seed: int = 0) -> None:
+    """The VAE of LTX-Video 0.9.0, for VAELoader: 128 latent channels, 32 pixels and 8 frames a cell; 1.6 GB in memory."""
+    _write(path, _ltx_encoder() | _ltx_decoder() | _ltx_statistics(), torch.float16, seed)
+
+
 def _write(path: Path, shapes: Shapes, dtype: torch.dtype, seed: int) -> None:
     torch.save(_drawn(shapes, dtype, seed), path)
 
@@ -69,7 +80,7 @@ def _tensor(name: str, shape: tuple[int, ...], dtype: torch.dtype, generator: to
     """Layers that neither amplify nor damp much, norms near the identity."""
     if len(shape) == 1:
         noise = torch.randn(shape, generator=generator) / 10
-        return (1 + noise if name.endswith("weight") else noise).to(dtype)
+        return (1 + noise if name.endswith(("weight", "std-of-means")) else noise).to(dtype)
     inputs = math.prod(shape[1:])
     row = (torch.randn(shape[0] + inputs - 1, generator=generator) / math.sqrt(inputs)).to(dtype)
     return row.as_strided(shape, (1, *torch.empty(shape[1:], device="meta").stride()))
@@ -234,3 +245,74 @@ def _z_block(name: str, modulated: bool = True) -> Shapes:
         | {f"{name}.{norm}.weight": (width,) for norm in norms}
         | (_layer(f"{name}.adaLN_modulation.0", _TIME, 4 * width) if modulated else {})
     )
+
+
+# --- Qwen-Image ---------------------------------------------------------------------------------------------------------
+
+_QWEN_WIDTH, _QWEN_LAYERS = 3072, 60
+
+
+def _qwen_image_control() -> Shapes:
+    shapes = _layer("img_in", 16 * 2 * 2, _QWEN_WIDTH)
+    for i in range(_QWEN_LAYERS):
+        block = f"controlnet_blocks.{i}"
+        shapes |= {f"{block}.{norm}.weight": (_QWEN_WIDTH,) for norm in ("x_rms", "y_rms")}
+        for layer in ("input_proj", "output_proj"):
+            shapes |= _layer(f"{block}.{layer}", _QWEN_WIDTH, _QWEN_WIDTH)
+    return shapes
+
+
+# --- LTX-Video's VAE ----------------------------------------------------------------------------------------------------
+
+_LTX_LATENT = 128
+_LTX_PATCH = 3 * 4 * 4
+
+
+def _ltx_encoder() -> Shapes:
+    """Of each block the number of its convolutions' pairs, or where it halves the clip, or doubles the channels."""
+    name, width, shapes = "encoder.down_blocks", 128, _ltx_conv("encoder.conv_in", _LTX_PATCH, 128)
+    for slot, kind in enumerate((4, "half", "wider", 3, "half", "wider", 3, "half", 3, 4)):
+        block = f"{name}.{slot}"
+        if kind == "half":
+            shapes |= _ltx_conv(block, width, width)
+        elif kind == "wider":
+            shapes |= _ltx_block(block, width, 2 * width)
+            width *= 2
+        else:
+            shapes |= _ltx_blocks(block, width, int(kind))
+    return shapes | _ltx_conv("encoder.conv_out", width, _LTX_LATENT + 1)
+
+
+def _ltx_decoder() -> Shapes:
+    """The same in the other direction."""
+    name, width, shapes = "decoder.up_blocks", 512, _ltx_conv("decoder.conv_in", _LTX_LATENT, 512)
+    for slot, kind in enumerate((4, 3, "double", 3, "narrower", "double", 3, "narrower", "double", 4)):
+        block = f"{name}.{slot}"
+        if kind == "double":
+            shapes |= _ltx_conv(f"{block}.conv", width, 8 * width)
+        elif kind == "narrower":
+            shapes |= _ltx_block(block, width, width // 2)
+            width //= 2
+        else:
+            shapes |= _ltx_blocks(block, width, int(kind))
+    return shapes | _ltx_conv("decoder.conv_out", width, _LTX_PATCH)
+
+
+def _ltx_statistics() -> Shapes:
+    return {f"per_channel_statistics.{name}": (_LTX_LATENT,) for name in ("std-of-means", "mean-of-means")}
+
+
+def _ltx_blocks(name: str, width: int, count: int) -> Shapes:
+    blocks = (_ltx_block(f"{name}.res_blocks.{i}", width, width) for i in range(count))
+    return {key: shape for block in blocks for key, shape in block.items()}
+
+
+def _ltx_block(name: str, inputs: int, outputs: int) -> Shapes:
+    shapes = _ltx_conv(f"{name}.conv1", inputs, outputs) | _ltx_conv(f"{name}.conv2", outputs, outputs)
+    if inputs == outputs:
+        return shapes
+    return shapes | _layer(f"{name}.conv_shortcut", inputs, outputs, 1, 1, 1) | _norm(f"{name}.norm3.norm", inputs)
+
+
+def _ltx_conv(name: str, inputs: int, outputs: int) -> Shapes:
+    return _layer(f"{name}.conv", inputs, outputs, 3, 3, 3)

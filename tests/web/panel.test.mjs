@@ -60,6 +60,15 @@ test("a result is shown in a widget that is not saved", () => {
   assert.ok(panel.body.textContent.includes("whole"));
 });
 
+test("the panel is above the picture that an interrupted run has left", () => {
+  node.widgets.push({ name: "prompt" }, { name: "$$canvas-image-preview" });
+  panel.show(run());
+  assert.deepEqual(
+    node.widgets.map(({ name }) => name),
+    ["prompt", "exact_vae_panel", "$$canvas-image-preview"],
+  );
+});
+
 test("a saved workflow has the size without the panel", () => {
   panel.show(run());
   laidOut(80);

@@ -11,6 +11,9 @@ import { loaderView, runView } from "./result_view.js";
 
 const NAME = "exact_vae_panel";
 
+/** The frontend's widget for the picture that a node shows, on the classic canvas. */
+const PICTURE = "$$canvas-image-preview";
+
 /** Above and below a DOM widget on the classic canvas. */
 const MARGIN = 10;
 
@@ -86,8 +89,16 @@ export class Panel {
       getMaxHeight: () => this.#space(),
     });
     this.widget.serialize = false;
+    this.#moveAbovePicture();
     this.observer = new ResizeObserver(() => this.#fit());
     this.observer.observe(this.body);
+  }
+
+  /** Where it is on a first run, also after one that was interrupted, which has left its picture. */
+  #moveAbovePicture() {
+    const { widgets } = this.node;
+    const picture = widgets.findIndex(({ name }) => name === PICTURE);
+    if (picture >= 0) widgets.splice(picture, 0, ...widgets.splice(widgets.indexOf(this.widget), 1));
   }
 
   #unmount() {

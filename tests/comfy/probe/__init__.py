@@ -1,5 +1,6 @@
 """A pack for the tests: a node that keeps an IMAGE as it is, where SaveImage would round it to 8 bits; one that keeps all tensors
-in a CONDITIONING or a LATENT; and one that treats a VAE as newer ComfyUIs' SelectVAEDevice does."""
+in a CONDITIONING or a LATENT; one that keeps what a patch of a model has encoded; and one that treats a VAE as newer ComfyUIs'
+SelectVAEDevice does."""
 
 import copy
 
@@ -28,6 +29,24 @@ class ProbeTensors:
 
     def keep(self, value, node_id):
         return kept(dict(tensors_in(value)), node_id)
+
+
+class ProbePatch:
+    """Keeps what a patch of Qwen-Image has encoded, what it encodes anew when another size is sampled, and what it adds then."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "probe", "keep", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        sizes = {name: ("INT", {"default": 64, "step": 16}) for name in ("width", "height")}
+        return {"required": {"model": ("MODEL",), **sizes}, "hidden": {"node_id": "UNIQUE_ID"}}
+
+    def keep(self, model, width, height, node_id):
+        (patch,) = model.model_options["transformer_options"]["patches"]["double_block"]
+        found = {"encoded": patch.encoded_image.clone()}
+        added = torch.zeros(1, width * height // 256, patch.encoded_image.shape[-1])
+        patch({"x": torch.zeros(1, 16, 1, height // 8, width // 8), "img": added, "block_index": 0})
+        return kept(found | {"encoded anew": patch.encoded_image, "added": added}, node_id)
 
 
 class ProbeCopyVAE:
@@ -59,4 +78,9 @@ def tensors_in(value, name=""):
             yield from tensors_in(part, f"{name}.{key}")
 
 
-NODE_CLASS_MAPPINGS = {"ProbeKeep": ProbeKeep, "ProbeTensors": ProbeTensors, "ProbeCopyVAE": ProbeCopyVAE}
+NODE_CLASS_MAPPINGS = {
+    "ProbeKeep": ProbeKeep,
+    "ProbeTensors": ProbeTensors,
+    "ProbePatch": ProbePatch,
+    "ProbeCopyVAE": ProbeCopyVAE,
+}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import interruptible
 
 from vae_core.media import Latents, write_latents
 
@@ -112,9 +113,7 @@ def start_decode(folder: Path, vae_path: Path) -> subprocess.Popen[str]:
     source = write_latents(folder / "large.safetensors", Latents(torch.zeros(1, 4, 160, 160)))
     command = [sys.executable, "-m", "vae_core", "decode", str(source), "-o", str(folder / "out.png")]
     options = ["--vae", str(vae_path), "--tile", "32"]
-    started = subprocess.Popen(
-        [*command, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    started = interruptible([*command, *options], ROOT)
     assert started.stderr is not None
     while started.poll() is None and "%" not in started.stderr.read(1):
         pass

@@ -9,9 +9,8 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,10 +19,9 @@ from vae_core.clips import ClipCodec, cut
 from vae_core.errors import BudgetError
 from vae_core.execution import RESERVE, Direction, Half, How, Planners
 from vae_core.plan import tiles_text
-from vae_core.spec import VARIANTS, Spec
 
-from .fake_cuda import FakeCudaMeter, fake_cuda, on_fake_cuda, one_tile_of_each_kind
-from .memory import DEVICE, DTYPES, MIB, meta_net
+from .fake_cuda import FakeCudaMeter, fake_cuda, one_tile_of_each_kind
+from .memory import DEVICE, DTYPES, MIB, FullSize, meta_net, shown
 
 NAMES = ("wan21", "cogvideox-5b")
 SIZES = {"wan21": ((832, 480), (1280, 720)), "cogvideox-5b": ((720, 480), (1360, 768))}
@@ -63,14 +61,8 @@ class Row:
     moved_mib: float
 
 
-class Subject:
-    """One full-size video network on fake CUDA. To be made and used inside `fake_cuda`."""
-
-    def __init__(self, name: str, dtype: str, meta: Any) -> None:
-        self.name, self.dtype_name, self.dtype = name, dtype, DTYPES[dtype]
-        self.net: Any = on_fake_cuda(meta, self.dtype)
-        self.spec = Spec.of(VARIANTS[name], self.net.config)
-        self.weight_bytes = sum(p.numel() * p.element_size() for p in self.net.parameters())
+class Subject(FullSize):
+    """One that decodes and encodes clips."""
 
     def codec(self) -> ClipCodec:
         def half(direction: Direction) -> Half:
@@ -155,10 +147,7 @@ def main() -> None:
                     for direction in ("decode", "encode"):
                         for width, height in SIZES[name]:
                             for row in subject.rows(direction, width, height, [gib * 1024 for gib in options.gib]):
-                                shown = {
-                                    k: f"{v:.4f}" if "ratio" in k or "_to_" in k else v for k, v in asdict(row).items()
-                                }
-                                writer.writerow(shown)
+                                writer.writerow(shown(row))
                                 file.flush()
                                 print(row, flush=True)
 

@@ -58,21 +58,25 @@ class Row:
     waits_for_device: int
 
 
-class Subject:
+class FullSize:
     """One full-size network on fake CUDA. To be made and used inside `fake_cuda`."""
 
     def __init__(self, name: str, dtype: str, meta: Any) -> None:
         self.name, self.dtype_name, self.dtype = name, dtype, DTYPES[dtype]
         self.net: Any = on_fake_cuda(meta, self.dtype)
-        self.scale = Spec.of(VARIANTS[name], self.net.config).scale
+        self.spec = Spec.of(VARIANTS[name], self.net.config)
         self.weight_bytes = sum(p.numel() * p.element_size() for p in self.net.parameters())
+
+
+class Subject(FullSize):
+    """One that decodes and encodes pictures."""
 
     def rows(self, direction: Direction, width: int, height: int, budgets: int = BUDGETS) -> Iterator[Row]:
         """Runs at budgets from the least feasible one to plenty, spaced evenly in ratio."""
         forward = self.net.decode_field if direction == "decode" else self.net.encode_field
         half = Half(direction, forward, self.net, DEVICE, self.dtype, may_overflow=False)
         channels = self.net.config.latent_channels if direction == "decode" else 3
-        sizes = (height // self.scale.h, width // self.scale.w) if direction == "decode" else (height, width)
+        sizes = (height // self.spec.scale.h, width // self.spec.scale.w) if direction == "decode" else (height, width)
         shape = (1, channels, *sizes)
         traced = trace(forward, shape)
         case = Case(traced, 1, self.dtype.itemsize, self.weight_bytes, COSTS["cuda"], True, "host", self.dtype.itemsize)
@@ -124,6 +128,11 @@ def meta_net(name: str) -> Any:
         return CLASSES[VARIANTS[name].network](**VARIANTS[name].config)
 
 
+def shown(row: Any) -> dict[str, Any]:
+    """A row for the table, ratios to four digits."""
+    return {k: f"{v:.4f}" if "ratio" in k or "_to_" in k else v for k, v in asdict(row).items()}
+
+
 def main() -> None:
     """The whole table, or the part that is asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -145,11 +154,7 @@ def main() -> None:
                         for side in options.sides:
                             for width, height in ((side, side), (side * 2, side // 2)):
                                 for row in subject.rows(direction, width, height):
-                                    shown = {
-                                        k: f"{v:.4f}" if "ratio" in k or "_to_" in k else v
-                                        for k, v in asdict(row).items()
-                                    }
-                                    writer.writerow(shown)
+                                    writer.writerow(shown(row))
                                 file.flush()
                         print(name, dtype, direction, flush=True)
 

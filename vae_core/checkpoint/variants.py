@@ -120,8 +120,10 @@ def _agrees(config: Mapping[str, Any], inferred: Mapping[str, Any]) -> bool:
 def _forced(file: Path, inferred: Inferred, given: Given | None, rows: list[Variant], forced: str) -> Choice:
     row = VARIANTS[forced]
     if row not in rows:
-        fits = f"they fit {_names(rows)}" if rows else f"they fit none of the known ones ({_sketch(inferred)})"
-        raise StateDictError(f"{file}: the tensors do not fit variant '{forced}'; {fits}: choose that, or none")
+        fits = f"they fit {_names(rows)}: choose that, or none"
+        if not rows:
+            fits = f"they fit none of the known ones ({_sketch(inferred)}); leave it out"
+        raise StateDictError(f"{file}: the tensors do not fit variant '{forced}'; {fits}")
     stated = {} if given is None else {k: v for k, v in given.values.items() if k not in CONVENTION}
     config = _complete(row.network, stated, row.config, inferred[row.network])
     return Choice(row, config, (f"variant '{forced}' was asked for and fits",))

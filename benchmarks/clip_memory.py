@@ -23,11 +23,15 @@ from vae_core.plan import tiles_text
 from .fake_cuda import FakeCudaMeter, fake_cuda, one_tile_of_each_kind
 from .memory import DEVICE, DTYPES, MIB, FullSize, meta_net, shown
 
-NAMES = ("wan21", "cogvideox-5b")
-SIZES = {"wan21": ((832, 480), (1280, 720)), "cogvideox-5b": ((720, 480), (1360, 768))}
-"""Width and height in pixels that the models are made for."""
+NAMES = ("wan21", "cogvideox-5b", "qwen-image")
+SIZES = {
+    "wan21": ((832, 480), (1280, 720)),
+    "cogvideox-5b": ((720, 480), (1360, 768)),
+    "qwen-image": ((1328, 1328), (4096, 4096)),
+}
+"""Width and height in pixels that the models are made for, and of Qwen-Image one that is hard."""
 
-FRAMES = 33
+FRAMES = {"wan21": 33, "cogvideox-5b": 33, "qwen-image": 1}
 """Enough for chunks in the middle, with a full causal cache, and memory does not depend on more."""
 
 PLENTY_MIB = 1 << 20
@@ -81,8 +85,9 @@ class Subject(FullSize):
         clip = codec.clip(direction, shape, "host", self.dtype)
         return codec.run(direction, clip, How(), free=int(budget_mib * MIB / (1 - RESERVE)) + 1)
 
-    def row(self, direction: Direction, width: int, height: int, budget_mib: float, frames: int = FRAMES) -> Row:
+    def row(self, direction: Direction, width: int, height: int, budget_mib: float) -> Row:
         """Plans and runs. Raises BudgetError, also where this machine's memory would not do: fake tensors have no files."""
+        frames = FRAMES[self.name]
         run = self.run(direction, width, height, frames, budget_mib)
         if "disk" in run.homes.values() or run.plan().disk_bytes:
             raise BudgetError("this needs files")
@@ -93,8 +98,8 @@ class Subject(FullSize):
             for made in run.through(cut(x, run.outlook.lengths)):
                 del made
         report, device = run.report(shape), meter.peak["cuda"] + self.weight_bytes
-        # The clip itself is the caller's; a plan counts the chunk that is taken out of it.
-        host = meter.peak["cpu"] - x.numel() * x.element_size()
+        # The clip itself is the caller's; a plan counts the chunk that is taken out of it, or that it is.
+        host = meter.peak["cpu"] - (x.numel() * x.element_size() if len(run.traces) > 1 else 0)
         assert report is not None
         plan = report.plan
         return Row(
@@ -113,7 +118,7 @@ class Subject(FullSize):
             plan.device_bytes / device,
             round(plan.host_bytes / MIB, 1),
             round(host / MIB, 1),
-            plan.host_bytes / host,
+            plan.host_bytes / host if host else 1.0,
             round(self.weight_bytes / MIB, 1),
             plan.operations / sum(trace.operations for trace in run.traces),
             round(plan.chosen.moved_bytes / MIB, 1),

@@ -40,7 +40,6 @@ from .stream import (
     NonFinite,
     OnProgress,
     along,
-    run_depth_first,
     run_streamed,
     run_whole,
     scratch_folder,
@@ -227,11 +226,11 @@ class Execution:
         while True:
             plan = self.plan(briefly=True)
             if self.carry is not None:
-                self.carry.again(consumes=bool(plan.steps and plan.tile is not None) and not self.watched)
+                self.carry.again(consumes=plan.tile is not None and not self.watched)
             try:
                 made = self.carried_out(plan, x, progress)
                 # A streamed run looks at every pass itself.
-                good = bool(plan.steps and plan.tile is not None) or finite(made)
+                good = plan.tile is not None or finite(made)
             except NonFinite as error:
                 self._widen(error.pass_index, x)
             except Exception as error:
@@ -258,11 +257,8 @@ class Execution:
             told = share(progress, i, len(x))
             if plan.tile is None:
                 place.copy_(run_whole(half.forward, one, plan.steps, told, journal))
-            elif plan.steps:
-                self._streamed(plan, one, place, told)
             else:
-                traced, tile = self._trace(), plan.tile[0]
-                run_depth_first(traced, one, tile, place, half.device, told, dtype=half.dtype, journal=journal)
+                self._streamed(plan, one, place, told)
         return result
 
     def _streamed(self, plan: Plan, x: Tensor, result: Tensor, progress: OnProgress | None) -> None:
@@ -284,6 +280,7 @@ class Execution:
             replan=replan,
             widened=self.widened,
             carry=self.carry,
+            trace=self._trace(),
         )
 
     def _result(self, plan: Plan) -> Tensor:

@@ -63,8 +63,8 @@ class Report:
 
 
 def joined(reports: Sequence[Report], shape: tuple[int, ...]) -> Report:
-    """One report on a clip of `shape` from those on its chunks."""
-    most = max(reports, key=lambda report: report.plan.device_bytes)
+    """One report on a clip of `shape` from those on its chunks: the rung of the one that costs most, the peaks of all."""
+    most = max(reports, key=lambda report: report.plan.chosen.cost)
     chosen = [report.plan.chosen for report in reports]
     totals = {name: sum(getattr(rung, name) for rung in chosen) for name in ("operations", "moved_bytes", "cost")}
     peaks = {name: max(getattr(rung, name) for rung in chosen) for name in ("device_bytes", "host_bytes", "disk_bytes")}

@@ -34,6 +34,10 @@ class Step:
     """The output's statistics are kept: a later pass normalises by them, or they tell whether all is finite."""
     tokens: bool = False
     """The output is stored with its channels innermost, as attention reads it."""
+    since: int | None = None
+    """The pass is carried out depth first, together with those from this one on."""
+    skipped: bool = False
+    """The pass is carried out together with a later one, and what it makes is never stored whole."""
 
 
 Steps = tuple[Step, ...]

@@ -60,6 +60,25 @@ def test_encode_over_tiles_and_chunks_is_the_whole_run(name, tile):
         assert relative_error(streamed(encode, x, chunks, tile), expected) < EXACT
 
 
+@pytest.mark.parametrize(("h", "w", "tile"), [(6, 5, 16), (1, 9, 5), (7, 7, 30), (7, 7, 64)])
+@torch.inference_mode()
+def test_depth_first_after_attention_is_the_whole_run(h, w, tile):
+    decode, z = network("wan").decode_chunk, latents(h, w)
+    expected = whole(decode, z, (1, 3))
+    for chunks in CHUNKS["wan"]:
+        assert relative_error(streamed(decode, z, chunks, tile, depth_first=True), expected) < EXACT
+
+
+@pytest.mark.parametrize("tile", [2, 7, 64])
+@torch.inference_mode()
+def test_depth_first_before_attention_is_the_whole_run(tile):
+    encode = network("wan").encode_chunk
+    x = torch.rand(1, 3, 9, 40, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for chunks in ((1, 8), (1, 4, 4)):
+        made = streamed(encode, x, chunks, tile, depth_first=True)
+        assert relative_error(made, whole(encode, x, (1, 8))) < EXACT
+
+
 @pytest.mark.parametrize("name", CHUNKS)
 def test_a_plan_counts_the_operations_of_every_frame(name):
     """In one tile, as many as the whole run; in several, no fewer."""

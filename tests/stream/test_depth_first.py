@@ -6,15 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from segments import depth_first_steps
 from tiny_nets import relative_error, tiny_net
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.meter import Meter
 from vae_core.device import Ferry
 from vae_core.nets.passes import Whole
+from vae_core.nets.segments import segments
 from vae_core.nets.trace import trace
-from vae_core.plan.footprint import Reading, depth_first
-from vae_core.stream import run_depth_first
+from vae_core.plan.depth_first import depth_first
+from vae_core.plan.footprint import Reading
+from vae_core.stream import run_streamed
 
 SIZES = {"decode": ((1, 1), (3, 5), (13, 22), (2, 60)), "encode": ((8, 200), (16, 16), (65, 83), (97, 33))}
 
@@ -36,10 +39,13 @@ def test_equals_the_whole_run(name: str, direction: str) -> None:
     for h, w in SIZES[direction]:
         x = an_input(net, direction, h, w, torch.float64)
         traced = trace(forward(net, direction), tuple(x.shape))
+        assert [(s.first, s.stop) for s in segments(traced)] == [(0, len(traced.passes))]
         whole = forward(net, direction)(Whole(x)).data
         for tile in (16, 30, 64):
             made = torch.full_like(whole, torch.nan)
-            run_depth_first(traced, x, tile, made, x.device, dtype=x.dtype)
+            run_streamed(
+                forward(net, direction), x, depth_first_steps(traced, tile, 8), x.device, result=made, trace=traced
+            )
             assert relative_error(made, whole) <= 1e-12, (h, w, tile)
 
 
@@ -52,20 +58,23 @@ def test_predicted_bytes(direction: str) -> None:
     traced = trace(forward(net, direction), tuple(x.shape))
     for tile in (16, 64):
         result = torch.empty(traced.shapes[-1])
-        predicted, operations = depth_first(traced, (tile, tile), 4, Reading(away=False, itemsize=4))
+        here, steps = Reading(away=False, itemsize=4), depth_first_steps(traced, tile, 4)
+        planned = depth_first(segments(traced)[0], steps[-1].tile, 4, here, here)
         with Meter(net) as meter, FlopCounterMode(display=False) as counter:
             meter.see((x, result))
-            run_depth_first(traced, x, tile, result, x.device, dtype=x.dtype)
+            run_streamed(forward(net, direction), x, steps, x.device, result=result, trace=traced)
         given = 4 * (x.numel() + result.numel())
-        assert 1.0 <= (predicted + given) / meter.peak["cpu"] <= 1.15
-        assert operations == counter.get_total_flops() >= traced.operations
+        assert 1.0 <= (planned.need.device + given) / meter.peak["cpu"] <= 1.15
+        assert planned.operations == counter.get_total_flops() >= traced.operations
 
 
-def test_only_local_networks() -> None:
-    assert trace(tiny_net("taesd").decode_field, (1, 4, 8, 8)).local
-    for name in ("sdxl", "taef2"):
-        net = tiny_net(name)
-        assert not trace(net.decode_field, (1, net.config.latent_channels, 8, 8)).local
+@pytest.mark.parametrize(
+    ("name", "whole", "any_at_all"), [("taesd", True, True), ("taef2", False, True), ("sdxl", False, False)]
+)
+def test_as_far_as_nothing_is_normalised_over_the_picture(name: str, whole: bool, any_at_all: bool) -> None:
+    net = tiny_net(name)
+    found = segments(trace(net.decode_field, (1, net.config.latent_channels, 8, 8)))
+    assert bool(found) == any_at_all and any(s.is_all for s in found) == whole
 
 
 def test_the_ferry_is_a_plain_copy_where_there_is_one_memory() -> None:

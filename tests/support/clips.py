@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from segments import depth_first_steps
 from torch import Tensor
 
 from vae_core.nets.passes import Carry, CausalCache, Field, Op, Whole
@@ -28,8 +29,11 @@ def whole(network: OnChunk, clip: Tensor, chunks: Sequence[int]) -> Tensor:
     return torch.cat(made, dim=2)
 
 
-def streamed(network: OnChunk, clip: Tensor, chunks: Sequence[int], tile: int) -> Tensor:
-    """The same over tiles of that edge, in time as well; the trace foretells the causal cache."""
+def streamed(network: OnChunk, clip: Tensor, chunks: Sequence[int], tile: int, *, depth_first: bool = False) -> Tensor:
+    """The same over tiles of that edge, in time as well; the trace foretells the causal cache.
+
+    With `depth_first`, what can go depth first does.
+    """
     made: list[Tensor] = []
     before: CausalCache = {}
     past: Mapping[Op, int] = {}
@@ -39,9 +43,12 @@ def streamed(network: OnChunk, clip: Tensor, chunks: Sequence[int], tile: int) -
             return network(x, first)
 
         traced = trace(forward, tuple(part.shape), past)
-        plan = Planner(Case(traced, itemsize=clip.element_size())).plan(None, tile=tile)
+        if depth_first:
+            steps = depth_first_steps(traced, tile, clip.element_size())
+        else:
+            steps = Planner(Case(traced, itemsize=clip.element_size())).plan(None, tile=tile).steps
         carry = Carry(before)
-        made.append(run_streamed(forward, part.contiguous(), plan.steps, clip.device, carry=carry))
+        made.append(run_streamed(forward, part.contiguous(), steps, clip.device, carry=carry, trace=traced))
         before = carry.after
         assert {op: tuple(kept.shape) for op, kept in before.items()} == {
             op: cached.kept for op, cached in traced.cached.items()

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..geometry import Region, Span, Window, convolution_window
-from .layers import Pads, cast, pad, padded_elements, split_pads, wide
+from .layers import Pads, cast, padded_elements, split_pads, wide
 from .passes import Field, OnTile, Op, OpCache, Place, Shape, Source, Tile
 
 
@@ -43,54 +43,63 @@ class CausalConv3d(nn.Conv3d, Op):
         self.pixelwise = t == h == w == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._convolve(x, self.pads, self.weight, self.bias)
+        return self._convolve(x, None, self.pads, self.weight, self.bias)
 
     of = forward
 
     def of_after(self, x: Tensor, past: Tensor | None) -> Tensor:
-        if past is None:
-            return self.of(x)
-        behind = self._behind(past.to(x), x, self.reach - past.shape[2])
-        return self._convolve(behind, ((0, 0), *self.pads[1:]), self.weight, self.bias)
+        return self._convolve(x, past, self.pads, self.weight, self.bias)
 
     @property
     def geometry(self) -> Hashable:
         return self.name, self.in_channels, self.out_channels, self.kernel_size, self.stride, self.repeats_first
 
-    def _convolve(self, x: Tensor, missing: Pads, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.repeats_first and missing[0][0]:
-            x = torch.cat([x[:, :, :1]] * missing[0][0] + [x], dim=2)
-            missing = ((0, missing[0][1]), *missing[1:])
-        own, rest = split_pads(missing)
-        return F.conv3d(pad(x, rest), weight, bias, self.stride, own)
+    def _convolve(self, x: Tensor, past: Tensor | None, missing: Pads, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """`missing` is what x lacks around it; of the frames before it, `past` are known."""
+        known = 0 if past is None else past.shape[2]
+        (before, after), *sides = missing
+        unknown = before - known
+        if unknown and not self.repeats_first and x.shape[2] + before == weight.shape[2]:
+            # One frame is made, and what meets zeros need not be multiplied.
+            weight, unknown = weight[:, :, unknown:], 0
+        own, rest = split_pads(((unknown + known, after), *sides))
+        x = self._put_behind(x, past, unknown, rest) if known or any(map(any, rest)) else x
+        if x.shape[2] == weight.shape[2] == 1:
+            return F.conv2d(x.squeeze(2), weight.squeeze(2), bias, self.stride[1:], own[1:]).unsqueeze(2)
+        return F.conv3d(x, weight, bias, self.stride, own)
 
-    def _behind(self, past: Tensor, x: Tensor, missing: int) -> Tensor:
-        """`x` behind the frames `past`, and those behind what stands for frames that are `missing` still: in one copy."""
-        if self.repeats_first:
-            return torch.cat([*[past[:, :, :1]] * missing, past, x], dim=2)
-        b, c, _, h, w = past.shape
-        return torch.cat([past.new_zeros(b, c, missing, h, w), past, x], dim=2)
+    def _put_behind(self, x: Tensor, past: Tensor | None, unknown: int, pads: Pads) -> Tensor:
+        """`x` behind the frames `past`, behind what stands for those that are unknown, and zeros around: in one copy."""
+        b, c, t, h, w = x.shape
+        (before, _), *sides = pads
+        frames, *size = [n + sum(pair) for n, pair in zip((t, h, w), pads, strict=True)]
+        made = x.new_zeros(b, c, frames, *size)
+        inside = made[:, :, :, sides[0][0] : sides[0][0] + h, sides[1][0] : sides[1][0] + w]
+        inside[:, :, before : before + t].copy_(x)
+        if past is not None:
+            inside[:, :, unknown:before].copy_(past)
+        if self.repeats_first and unknown:
+            inside[:, :, :unknown].copy_((x if past is None else past)[:, :, :1].expand(-1, -1, unknown, -1, -1))
+        return made
 
     def bind(self, source: Source) -> OnTile:
         weight, bias = self.weight.to(source.dtype), cast(self.bias, source.dtype)
         cache = source.cache(self)
 
         def on_tile(tile: Tile, place: Place) -> Tensor:
-            x, missing = tile.data, place.missing
+            past = None
             if cache is not None:
                 cache.keep(*_own(tile, place))
-                if cache.frames and missing[0][0]:
-                    earlier = _earlier(cache, tile, place)
-                    x = self._behind(earlier, x, missing[0][0] - earlier.shape[2])
-                    missing = ((0, missing[0][1]), *missing[1:])
-            return self._convolve(x, missing, weight, bias)
+                if cache.frames and place.missing[0][0]:
+                    past = _earlier(cache, tile, place)
+            return self._convolve(tile.data, past, place.missing, weight, bias)
 
         return on_tile
 
     def at(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """The convolution of whole tensors, computed in `dtype`."""
         weight, bias = self.weight.to(dtype), cast(self.bias, dtype)
-        return lambda x: self._convolve(x, self.pads, weight, bias)
+        return lambda x: self._convolve(x, None, self.pads, weight, bias)
 
     def out_shape(self, shape: Shape) -> Shape:
         b, _, t, h, w = shape
@@ -100,14 +109,17 @@ class CausalConv3d(nn.Conv3d, Op):
         return convolution_window(out[axis], sizes[axis], self.kernel_size[axis], self.stride[axis], self.pads[axis][0])
 
     def flops(self, read: Shape, made: Shape) -> int:
-        return 2 * prod(made) * self.in_channels * prod(self.kernel_size)
+        taps, *sides = self.kernel_size
+        if made[2] == 1 and not self.repeats_first:
+            taps = min(taps, read[2])  # the others meet zeros
+        return 2 * prod(made) * self.in_channels * taps * prod(sides)
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
-        # Earlier frames in front of a tile make a copy of it, and zeros at an uneven border another one.
         (before, after), *sides = place.missing
-        b, c, t, *size = read
-        behind = prod((b, c, t + before, *size)) if before else 0
-        return behind + padded_elements((b, c, t + before, *size), ((0, after), *sides))
+        t = place.windows[0].span.size
+        if made[2] == 1 and not self.repeats_first:
+            before = min(before, read[2] - t)
+        return padded_elements((*read[:2], t, *read[3:]), ((before, after), *sides))
 
 
 def _own(tile: Tile, place: Place) -> tuple[Tensor, int, Region]:
@@ -140,16 +152,18 @@ class RMSNorm(nn.Module, Op):
         return lambda tile, place: self._scaled(tile.data, gamma)
 
     def _scaled(self, x: Tensor, gamma: Tensor) -> Tensor:
-        # In float32, as the published code does where the input is narrower.
-        return F.normalize(x.to(wide(x.dtype)), dim=1).to(x.dtype) * x.shape[1] ** 0.5 * gamma
+        # Lengths in float32, as the published code has them where x is narrower; x itself is not widened.
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide(x.dtype)).clamp_min(1e-12)
+        scale = (x.shape[1] ** 0.5 / length).clamp_max(torch.finfo(x.dtype).max)
+        return (x * scale.to(x.dtype)).mul_(gamma)
 
     @property
     def geometry(self) -> Hashable:
         return self.name, self.gamma.shape[0]
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
-        # The length of each position, and two more of the tile while it is scaled; twice that where it is widened.
-        return 4 * prod(made)
+        # For each position its length and its scale, both wide, and the scale in x's dtype.
+        return 5 * prod(made) // made[1]
 
 
 class FramesFromChannels(Op):

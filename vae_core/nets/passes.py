@@ -194,7 +194,10 @@ class Op:
         return Window(out[axis])
 
     def flops(self, read: Shape, made: Shape) -> int:
-        """Operations to make an output tile `made` from a window `read`, counted as torch's FlopCounterMode does."""
+        """Operations to make an output tile `made` from a window `read`, counted as torch's FlopCounterMode does.
+
+        Of a clip, `read` has the frames too that are known from the chunk before.
+        """
         return 0
 
     def kept(self, element_bytes: int) -> int:
@@ -206,7 +209,7 @@ class Op:
         return self.kept(element_bytes)
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
-        """Elements allocated besides input and output while one tile is computed."""
+        """Elements allocated besides input and output while one tile is computed; of a clip, `read` has the past as in `flops`."""
         return 0
 
 
@@ -298,10 +301,6 @@ class Chain:
     def reads(self) -> tuple[Field, ...]:
         """Every other Field that is read."""
         return tuple(field for op in self.ops for field in (*op.reads(), *op.reads_all()))
-
-    def flops(self, stages: Sequence[Shape]) -> int:
-        """Operations of the pass in one piece."""
-        return sum(op.flops(read, made) for op, read, made in zip(self.ops, stages[:-1], stages[1:], strict=True))
 
     @property
     def geometry(self) -> Hashable:

@@ -1,6 +1,6 @@
 """The traced run: the same forward over Fields that have a shape and no data.
 
-It is the planner's only input, and the programme that a depth-first run follows.
+It is the planner's only input, and the programme that runs depth first follow.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..geometry import Region, aligned, bounding
-from .passes import Chain, Field, Op, Shape, kept_frames
+from .passes import Chain, Field, Op, Place, Shape, kept_frames
 
 
 class TracedPass(NamedTuple):
@@ -31,6 +30,8 @@ class TracedPass(NamedTuple):
     """The Field that it writes."""
     view: bool = False
     """What enters is a strided view of a Field: a clip's frames as pictures, or the opposite."""
+    past: tuple[int, ...] = ()
+    """Of each operation, how many frames that entered it before the chunk are known."""
 
     @property
     def shape(self) -> Shape:
@@ -38,7 +39,19 @@ class TracedPass(NamedTuple):
 
     @property
     def operations(self) -> int:
-        return self.chain.flops(self.stages)
+        """In one piece."""
+        return sum(self.flops(i, self.stages[i], self.stages[i + 1]) for i in range(len(self.chain.ops)))
+
+    def flops(self, i: int, read: Shape, made: Shape) -> int:
+        """Operations of one of its operations, to make `made` of `read`."""
+        return self.chain.ops[i].flops(self._with_past(i, read), made)
+
+    def scratch(self, i: int, read: Shape, made: Shape, place: Place) -> int:
+        """Elements that one of its operations allocates besides input and output."""
+        return self.chain.ops[i].scratch(self._with_past(i, read), made, place)
+
+    def _with_past(self, i: int, read: Shape) -> Shape:
+        return (*read[:2], read[2] + self.past[i], *read[3:])
 
     @property
     def others(self) -> tuple[int, ...]:
@@ -67,6 +80,8 @@ class Trace:
     """A causal cache goes out: another chunk follows."""
     cached: dict[Op, Cached] = field(default_factory=dict)
     """Each operation that looks back, in order."""
+    remembered: set[int] = field(default_factory=set)
+    """Fields whose last frames go to the next chunk as they are."""
 
     @property
     def images(self) -> int:
@@ -90,25 +105,10 @@ class Trace:
         last[-1] = len(self.passes)
         return last
 
-    @property
-    def local(self) -> bool:
-        """Every output cell depends on a bounded neighbourhood: nothing is normalised over the picture or attends to all of it."""
-        ops = [op for p in self.passes for op in p.chain.ops]
-        return not any(op.reads_statistics for op in ops) and not any(p.reads_all for p in self.passes)
-
-    def needs(self, region: Region) -> list[Region]:
-        """Per Field the region that is needed of it to make `region` of the result. Only for a `local` trace."""
-        needs: list[Region | None] = [None] * len(self.shapes)
-        needs[-1] = aligned(region, self.passes[-1].chain.align, self.shapes[-1][2:])
-        for p in reversed(self.passes):
-            made = needs[p.makes]
-            assert made is not None, "a Field that no one reads"
-            places = p.chain.places(made, p.stages)
-            _widen(needs, p.enters, tuple(w.span for w in places[0].windows), self)
-            for op, place in zip(p.chain.ops, places, strict=True):
-                for other in op.reads():
-                    _widen(needs, _index(other), place.region, self)
-        return [need if need is not None else () for need in needs]
+    def is_local(self, p: TracedPass) -> bool:
+        """Every cell that a pass makes depends on a bounded neighbourhood, and nothing but passes reads what it makes."""
+        spreads = any(op.reads_statistics for op in p.chain.ops) or p.reads_all or not p.chain.ops
+        return not spreads and p.makes not in self.remembered
 
     def tokens(self) -> set[int]:
         """Fields that are only ever read whole, as attention reads them."""
@@ -134,10 +134,11 @@ class TracedField:
         for op, shape in zip(ops, stages[:-1], strict=True):
             if op.reach:
                 self._look_back(op, shape)
-        reads = tuple(_index(f) for op in ops for f in op.reads())
-        reads_all = tuple(_index(f) for op in ops for f in op.reads_all())
+        reads = tuple(field_index(f) for op in ops for f in op.reads())
+        reads_all = tuple(field_index(f) for op in ops for f in op.reads_all())
+        past = tuple(self.trace.past.get(op, 0) for op in ops)
         return self._made(
-            TracedPass(chain, stages, self.index, reads, reads_all, len(self.trace.shapes), self._strided)
+            TracedPass(chain, stages, self.index, reads, reads_all, len(self.trace.shapes), self._strided, past)
         )
 
     @property
@@ -149,6 +150,7 @@ class TracedField:
         return self._made(TracedPass(Chain(()), [self.shape], self.index, (), (self.index,), len(self.trace.shapes)))
 
     def remember(self, op: Op) -> None:
+        self.trace.remembered.add(self.index)
         self._look_back(op, self.shape)
 
     def _look_back(self, op: Op, shape: Shape) -> None:
@@ -171,15 +173,8 @@ class TracedField:
         return TracedField(self.trace, traced.makes, traced.shape)
 
 
-def _widen(needs: list[Region | None], index: int, region: Region, trace: Trace) -> None:
-    """Add a region to what is needed of a Field, out to what the pass that makes it is aligned to."""
-    old = needs[index]
-    wider = region if old is None else bounding(old, region)
-    align = trace.passes[index - 1].chain.align if index else 1  # Field i is made by pass i - 1
-    needs[index] = aligned(wider, align, trace.shapes[index][2:])
-
-
-def _index(field: Field) -> int:
+def field_index(field: Field) -> int:
+    """Its number in the trace."""
     assert isinstance(field, TracedField)
     return field.index
 

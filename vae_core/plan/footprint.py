@@ -1,6 +1,6 @@
 """How many bytes and operations a pass takes with tiles of a given size, besides the Fields that live while it runs.
 
-It mirrors what stream/run.py, stream/whole.py and stream/depth_first.py allocate; tests compare both with a meter of live storages.
+It mirrors what stream/run.py and stream/whole.py allocate; tests compare both with a meter of live storages.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from itertools import product
 from math import prod
 from typing import NamedTuple
 
-from ..geometry import Region, Span, Window, cut, span_kinds
-from ..nets.passes import Op, Place
+from ..geometry import Span, Window, span_kinds
+from ..nets.passes import Place
 from ..nets.trace import Cached, Trace, TracedPass
 from ..schedule import HOMES, Home
 
@@ -77,7 +77,7 @@ class Tiling:
         self.tiles = prod(sum(kind.count for kind in kinds) for kinds in axes)
         self.kinds = [self._kind(combination) for combination in product(*axes)]
         self.window_elements = p.stages[0][1] * prod(sum(k.count * k.windows[0].span.size for k in ks) for ks in axes)
-        self.operations = sum(self._operations(op, i, axes) for i, op in enumerate(p.chain.ops))
+        self.operations = sum(self._operations(i, axes) for i in range(len(p.chain.ops)))
         self.largest_read = max((k.read for k in self.kinds), default=0)
         self.largest_made = max((k.stages[-1].made for k in self.kinds), default=0)
 
@@ -90,17 +90,17 @@ class Tiling:
             cells = self.images * prod(made[2:])
             parts = tuple(cells * f.shape[1] for f in op.reads())
             strided = op.strided_parts or made[2:] == p.stages[i + 1][2:]
-            scratch, cached = op.scratch(read, made, place), _cached(op, read, place)
+            scratch, cached = p.scratch(i, read, made, place), cached_elements(p, i, read, place)
             stages.append(_Stage(prod(made), op.in_place, scratch, parts, strided, cached))
         sizes = tuple(k.windows[0].span.size for k in combination)
         whole = sizes == tuple(p.stages[0][2:]) and not p.view
         return _Kind(self.images * p.stages[0][1] * prod(sizes), whole, tuple(stages))
 
-    def _operations(self, op: Op, i: int, axes: Sequence[Sequence[_AxisKind]]) -> int:
+    def _operations(self, i: int, axes: Sequence[Sequence[_AxisKind]]) -> int:
         """Over all tiles. An operation's count is a product over axes, so that sums over each axis do for the whole grid."""
         read = (self.images, self.p.stages[i][1], *(sum(k.count * k.windows[i].span.size for k in ks) for ks in axes))
         made = (self.images, self.p.stages[i + 1][1], *(sum(k.count * k.spans[i].size for k in ks) for ks in axes))
-        return op.flops(read, made)
+        return self.p.flops(i, read, made)
 
     def need(
         self,
@@ -180,11 +180,12 @@ class Tiling:
         return max(kept + tile, sum(op.preparing(itemsize) for op in chain.ops)) + self._vectors()
 
 
-def _cached(op: Op, read: Sequence[int], place: Place) -> int:
-    """Elements of the causal cache that a tile reads and writes."""
+def cached_elements(p: TracedPass, i: int, read: Sequence[int], place: Place) -> int:
+    """Elements of its causal cache that one operation of a pass reads and writes for a tile."""
+    op = p.chain.ops[i]
     if not op.reach:
         return 0
-    earlier = place.missing[0][0] * prod(read[3:])
+    earlier = min(place.missing[0][0], p.past[i]) * prod(read[3:])
     kept = min(op.reach, read[2]) * prod(span.size for span in place.region[1:])
     return prod(read[:2]) * (earlier + kept)
 
@@ -226,13 +227,17 @@ def cache_bytes(trace: Trace, homes: Sequence[Home], itemsize: int, *, consumes:
 
     `consumes`: what came in is let go after the pass that read it, and not kept until the chunk is complete.
     """
-    passes: list[dict[Home, int]] = [dict.fromkeys(HOMES, 0) for _ in trace.passes]
+    passes = [caches_during(trace, homes, range(i, i + 1), consumes=consumes) for i in range(len(trace.passes))]
+    return [{home: elements * itemsize for home, elements in during.items()} for during in passes]
+
+
+def caches_during(trace: Trace, homes: Sequence[Home], passes: range, *, consumes: bool) -> Mapping[Home, int]:
+    """Elements of causal caches at each place while these passes run together."""
+    at: dict[Home, int] = dict.fromkeys(HOMES, 0)
     for cached, home in caches_at(trace, homes):
-        past, kept = prod(cached.past) * itemsize, prod(cached.kept) * itemsize
-        for i, at in enumerate(passes):
-            at[home] += past if i <= cached.replaced_in or not consumes else 0
-            at[home] += kept if i >= cached.replaced_in else 0
-    return passes
+        at[home] += prod(cached.past) if cached.replaced_in >= passes.start or not consumes else 0
+        at[home] += prod(cached.kept) if cached.replaced_in < passes.stop else 0
+    return at
 
 
 def whole_bytes(trace: Trace, itemsize: int) -> int:
@@ -242,95 +247,10 @@ def whole_bytes(trace: Trace, itemsize: int) -> int:
     live: set[int] = set()
     peak, known = 0, {}
     for i, p in enumerate(trace.passes):
-        key = (p.chain.geometry, p.stages[0], p.view)
+        key = (p.chain.geometry, p.stages[0], p.view, p.past)
         if key not in known:
             foreign = not p.chain.ops
             known[key] = 2 * sizes[p.makes] if foreign else Tiling(p, p.shape[2:], p.shape[0]).whole_need(itemsize)
         peak = max(peak, sum(sizes[f] for f in live) + known[key] + caches[i]["device"])
         live = {f for f in (*live, p.makes) if last[f] > i}
     return peak
-
-
-def depth_first(trace: Trace, tile: Sequence[int], itemsize: int, entering: Reading) -> tuple[int, int]:
-    """Peak bytes besides input and result, and operations in all, of a depth-first run with tiles of the result."""
-    kept = [sum(op.kept(itemsize) for op in p.chain.ops) for p in trace.passes]
-    preparing = max(
-        sum(kept[:i]) + sum(op.preparing(itemsize) for op in p.chain.ops) for i, p in enumerate(trace.passes)
-    )
-    rows = _Rows(trace, tile)
-    copies = entering.copied + (entering.itemsize / itemsize if entering.away and entering.converts else 0)
-    peak = max(_depth_first_elements(trace, region, copies) for region in rows.kinds())
-    return max(sum(kept) + int(peak * itemsize), preparing), rows.operations()
-
-
-def _depth_first_elements(trace: Trace, region: Region, copies: float) -> float:
-    """Elements at most while one tile is computed; `copies` of them for each of the input's while that is fetched."""
-    needs, last = trace.needs(region), trace.last_use()
-    entering = trace.shapes[0][1] * prod(s.size for s in needs[0])
-    live = {0: entering} if copies else {}
-    most = entering * copies
-    for i, p in enumerate(trace.passes):
-        patch = _patch(p, needs[p.makes], needs[p.enters])
-        most = max(most, sum(live.values()) + patch.peak)
-        live[p.makes] = patch.kept
-        live = {f: size for f, size in live.items() if last[f] > i}
-    return most
-
-
-class _Rows:
-    """What every row and every column of tiles needs of each Field. Axes do not depend on each other, so that a look along each of
-    them tells of all tiles."""
-
-    def __init__(self, trace: Trace, tile: Sequence[int]):
-        self.trace = trace
-        self.axes = [cut(size, edge) for size, edge in zip(trace.shapes[-1][2:], tile, strict=True)]
-        longest = max(map(len, self.axes))
-        self.needs = [trace.needs(tuple(spans[min(i, len(spans) - 1)] for spans in self.axes)) for i in range(longest)]
-
-    def kinds(self) -> list[Region]:
-        """One tile of each kind: alike in what they need of every Field. A halo may reach the border from several tiles away."""
-        kinds = []
-        for axis, spans in enumerate(self.axes):
-            by_needs = {tuple(need[axis].size for need in self.needs[i]): span for i, span in enumerate(spans)}
-            kinds.append([*by_needs.values()])
-        return list(product(*kinds))
-
-    def operations(self) -> int:
-        """Over all tiles. An operation's count is a product over axes."""
-        return sum(self._operations(p, k) for p in self.trace.passes for k in range(len(p.chain.ops)))
-
-    def _operations(self, p: TracedPass, k: int) -> int:
-        read, made = [0] * len(self.axes), [0] * len(self.axes)
-        for i, needs in enumerate(self.needs):
-            place = p.chain.places(needs[p.makes], p.stages)[k]
-            for axis, spans in enumerate(self.axes):
-                if i < len(spans):
-                    read[axis] += place.windows[axis].span.size
-                    made[axis] += place.region[axis].size
-        return p.chain.ops[k].flops((1, p.stages[k][1], *read), (1, p.stages[k + 1][1], *made))
-
-
-class _Patch(NamedTuple):
-    """One pass on one region, in elements: at most, and what its result holds."""
-
-    peak: int
-    kept: int
-
-
-def _patch(p: TracedPass, region: Region, entering: Region) -> _Patch:
-    """`entering` is what there is of the Field that enters."""
-    places = p.chain.places(region, p.stages)
-    held, peak = 0, 0
-    if not p.chain.strided and tuple(w.span for w in places[0].windows) != entering:
-        held = p.stages[0][1] * prod(w.span.size for w in places[0].windows)
-    owned = False
-    for i, (op, place) in enumerate(zip(p.chain.ops, places, strict=True)):
-        read = (1, p.stages[i][1], *(w.span.size for w in place.windows))
-        made = (1, p.stages[i + 1][1], *(span.size for span in place.region))
-        new = 0 if op.in_place and owned else prod(made)
-        parts = 0 if op.strided_parts else sum(f.shape[1] for f in op.reads()) * prod(made[2:])
-        peak = max(peak, held + new + parts + op.scratch(read, made, place))
-        held, owned = new or held, True
-        if op.returns_view and (beyond := op.scratch(read, made, place)):
-            peak = max(peak, 2 * held + beyond)  # what it is a view of, and its copy
-    return _Patch(max(peak, held), held)

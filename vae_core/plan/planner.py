@@ -1,8 +1,9 @@
 """From a trace and a budget to a plan: integers only, the same for the same input.
 
 The rungs: everything at once; one image of a batch at a time; depth first, tile by tile through the whole network, where nothing is
-normalised over the picture; streamed over tiles, Fields on the device; with Fields in host memory as well; with Fields in files.
-Of those that fit, the cheapest is taken. Below stands a refusal that says what would be needed.
+normalised over the picture, or through as much of it as that holds for; streamed over tiles, Fields on the device; with Fields in
+host memory as well; with Fields in files. Of those that fit, the cheapest is taken. Below stands a refusal that says what would be
+needed.
 """
 
 from __future__ import annotations
@@ -15,15 +16,12 @@ from typing import NamedTuple
 from ..errors import BudgetError
 from ..nets.trace import Trace
 from ..schedule import Held, Home, Step, Steps
-from .footprint import Reading, depth_first, whole_bytes
+from .footprint import whole_bytes
 from .plan import Budget, Costs, Plan, Rung, readable, table
 from .search import CALLERS, Found, Live, State, Streamable, frees
 
 TILES = (2048, 1024, 512, 256, 128, 64, 32)
 """Edges in cells, largest first. Equal tile shapes keep the convolution kernels' caches warm, so there are few."""
-
-DEPTH_FIRST_TILES = (1024, 512, 256, 128, 64)
-"""Edges in cells of the input or of the result, whichever are more. Smaller ones would mostly compute halos."""
 
 FREE = Costs(tile=0, host_byte=0, disk_byte=0)
 
@@ -90,7 +88,7 @@ class Planner:
         self.case = case
         self._streamable: dict[tuple[int, ...], Streamable] = {}
         self._whole: dict[int, int] = {}
-        self._depth: dict[int, tuple[int, int]] = {}
+        self._deep: Streamable | None = None
 
     def plan(
         self,
@@ -160,8 +158,9 @@ class Planner:
         if tile is None and not case.watched:
             if all(home == "device" for home in case.cache_homes):
                 yield from (self.whole(images, budget) for images in dict.fromkeys((case.images, 1)))
-            if case.trace.local and not case.trace.carries:
-                yield self._depth_first(budget)
+            deep = self._depth_first(budget)
+            if deep is not None:
+                yield deep
         nearer: Way | None = None
         for homes in self._homes(budget):
             failed = nearer is not None and nearer.rung.name in without
@@ -194,59 +193,58 @@ class Planner:
         rung = self._rung(name, None, images, budget, (peak, host, 0), case.images * case.trace.operations, 0, cost)
         return Way(rung, whole_steps(case.trace))
 
-    def _depth_first(self, budget: Budget) -> Way:
-        """The cheapest tiles that fit, else those that need least; the result where there is room for it."""
-        before, after = max(self.case.trace.shapes[0][2:]), max(self.case.trace.shapes[-1][2:])
-        scale = max(-(-before // after), 1)
-        edges = [e // scale for e in DEPTH_FIRST_TILES if e // scale < after] or [DEPTH_FIRST_TILES[-1] // scale]
-        homes: tuple[Home, ...] = ("device", "host") if self.case.apart else ("device",)
-        ways = [self._depth_first_way(edge, home, budget) for edge in edges for home in homes]
-        fitting = [way for way in ways if way.rung.fits]
-        if fitting:
-            return min(fitting, key=lambda way: way.rung.cost)
-        return min(ways, key=lambda way: way.rung.device_bytes)
-
-    def _depth_first_way(self, edge: int, home: Home, budget: Budget) -> Way:
-        case, away = self.case, self.case.input_home != "device"
-        tile = [min(edge, n) for n in case.trace.shapes[-1][2:]]
-        if edge not in self._depth:
-            entering = Reading(away, case.input_itemsize or case.itemsize, case.input_converts)
-            self._depth[edge] = depth_first(case.trace, tile, case.itemsize, entering)
-        peak, operations = self._depth[edge]
-        tiles = prod(-(-n // t) for n, t in zip(case.trace.shapes[-1][2:], tile, strict=True))
-        at: dict[Home, int] = {"device": peak + case.weight_bytes, "host": 0, "disk": 0}
-        at["host" if away else "device"] += case.input_bytes
-        at[home] += case.result_bytes
-        cost = case.images * (operations + tiles * len(case.trace.passes) * case.costs.tile)
-        cost += int(at["host"] * case.costs.host_byte)
-        peaks = (at["device"], at["host"], 0)
-        rung = self._rung("depth first", (edge, edge), 1, budget, peaks, case.images * operations, at["host"], cost)
-        return Way(rung, (), uploads=False, result_home=home)
+    def _depth_first(self, budget: Budget) -> Way | None:
+        """Depth first as far as the network allows it and it pays; None where nothing goes so."""
+        if self._deep is None:
+            self._deep = self._streamable_of(self.case, self._edges(), deep=True)
+        deep, homes = self._deep, self._homes(budget)[-1]
+        if not deep.segments:
+            return None
+        as_a_whole = any(segment.is_all for segment in deep.segments.values())
+        found = self._best(deep, budget, homes, homes)
+        if found is None and as_a_whole:
+            found = self._best(deep, self._least, homes[-1:], homes[-1:])
+        if found is None or not deep.goes_deep(found[0]):
+            return None
+        return self._way(deep, *found, "depth first" if as_a_whole else "depth first in part", budget)
 
     def _streamed(self, budget: Budget, homes: tuple[Home, ...], edges: tuple[int, ...], far: bool) -> Way:
         """The cheapest way that fits, else the one of the smallest tiles and Fields as far away as may be.
 
         `far` puts the result as far away as may be: nearer there was no room.
         """
-        streamable, reuse = self._of_edges(edges), not self.case.watched
-        starts = self._starts(homes[-1:] if far else homes)
-        found = streamable.best(budget, homes, starts, weight_bytes=self.case.standing_bytes, reuse=reuse)
+        streamable = self._of_edges(edges)
+        found = self._best(streamable, budget, homes, homes[-1:] if far else homes)
         if found is None:
-            least = Budget(1 << 62, 1 << 62 if self.case.apart else None, 1 << 62)
             streamable = self._of_edges(edges[-1:])
-            found = streamable.best(
-                least, homes[-1:], self._starts(homes[-1:]), weight_bytes=self.case.standing_bytes, reuse=reuse
-            )
+            found = self._best(streamable, self._least, homes[-1:], homes[-1:])
             assert found is not None
-        return self._way(streamable, *found, homes, budget)
+        return self._way(streamable, *found, STREAMED[homes], budget)
 
-    def _way(self, streamable: Streamable, found: Found, state: State, homes: tuple[Home, ...], budget: Budget) -> Way:
+    @property
+    def _least(self) -> Budget:
+        """In which everything fits, to see what it needs."""
+        return Budget(1 << 62, 1 << 62 if self.case.apart else None, 1 << 62)
+
+    def _best(
+        self, streamable: Streamable, budget: Budget, homes: tuple[Home, ...], ends: tuple[Home, ...]
+    ) -> tuple[Found, State] | None:
+        """New Fields may live at `homes`, the result and a copy of the input at `ends`."""
+        return streamable.best(
+            budget,
+            homes,
+            self._starts(ends),
+            weight_bytes=self.case.standing_bytes,
+            reuse=not self.case.watched,
+        )
+
+    def _way(self, streamable: Streamable, found: Found, state: State, name: str, budget: Budget) -> Way:
         case = self.case
         at = {f.index: f for f in state}
         operations, moved, edges = streamable.totals(found)
         device, host, disk = found.peaks
         rung = self._rung(
-            STREAMED[homes],
+            name,
             edges,
             1,
             budget,
@@ -275,7 +273,7 @@ class Planner:
             self._streamable[edges] = self._streamable_of(self.case, edges)
         return self._streamable[edges]
 
-    def _streamable_of(self, case: Case, edges: tuple[int, ...]) -> Streamable:
+    def _streamable_of(self, case: Case, edges: tuple[int, ...], *, deep: bool = False) -> Streamable:
         return Streamable(
             case.trace,
             case.itemsize,
@@ -284,6 +282,7 @@ class Planner:
             edges=edges,
             cache_homes=case.cache_homes,
             consumes=not case.watched,
+            deep=deep,
         )
 
     def _edges(self) -> tuple[int, ...]:

@@ -1,4 +1,5 @@
-"""The fastest streamed plan that fits: where each Field lives, and each pass's tiles, by dynamic programming over the passes.
+"""The fastest streamed plan that fits: where each Field lives, each pass's tiles, and what goes depth first, by dynamic programming
+over the passes.
 
 What a pass needs depends on the passes before only through the Fields that are still alive and where they are: that is the state.
 Few Fields are alive at a time, so there are few states, and the best way to each of them is kept. Whatever fits a budget fits a
@@ -11,9 +12,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
+from ..nets.segments import Segment, segments
 from ..nets.trace import Trace, TracedPass
 from ..schedule import HOMES, Held, Home, Step, Steps
-from .footprint import Need, Reading, Tiling, cache_bytes, caches_at
+from .depth_first import NAME, depth_first, depth_first_tiles
+from .footprint import Need, Reading, Tiling, cache_bytes, caches_at, caches_during
 from .plan import Budget, Costs
 
 CALLERS = -1
@@ -46,13 +49,14 @@ class Peaks(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What was decided for one pass."""
+    """What was decided for one pass, or for a segment of them that goes depth first."""
 
     tile: tuple[int, ...]
     home: Home
     overwrites: int | None
     operations: int
     moved: int
+    segment: Segment | None = None
 
 
 class Found(NamedTuple):
@@ -86,10 +90,14 @@ class Streamable:
         edges: Sequence[int],
         cache_homes: Sequence[Home] = (),
         consumes: bool = False,
+        deep: bool = False,
     ):
+        """`deep` lets segments go depth first; a network that is one goes so as a whole."""
         self.trace, self.itemsize, self.costs, self.apart, self.edges = trace, itemsize, costs, apart, edges
+        self.cache_homes, self.consumes = cache_homes, consumes
         self.caches = cache_bytes(trace, cache_homes, itemsize, consumes=consumes)
         self.caches_of = _caches_of_passes(trace, cache_homes)
+        self.segments = {s.first: s for s in segments(trace)} if deep else {}
         self.result = len(trace.shapes) - 1
         self.last, self.tokens = trace.last_use(), trace.tokens()
         self.watched = trace.normalised() | {self.result}
@@ -113,46 +121,74 @@ class Streamable:
         `homes` is where new Fields may live. `reuse` lets an output take over the memory of a Field that dies.
         """
         room = budget.device_bytes - weight_bytes - self.statistics
-        frontier: dict[State, Found] = {start: Found(0, Peaks(), None) for start in starts}
-        for i in range(first, len(self.trace.passes)):
-            reached: dict[State, Found] = {}
-            for state, found in frontier.items():
-                for after, made in self._extend(i, state, found, budget, room, homes, reuse):
-                    if after not in reached or made.cost < reached[after].cost:
-                        reached[after] = made
-            frontier = reached
-        if not frontier:
+        passes = len(self.trace.passes)
+        reached: list[dict[State, Found]] = [{} for _ in range(passes + 1)]
+        reached[first] = {start: Found(0, Peaks(), None) for start in starts}
+        for i in range(first, passes):
+            segment = self.segments.get(i)
+            for state, found in reached[i].items():
+                for stop in self._stops(i, segment):
+                    for after, made in self._extend(range(i, stop), state, found, budget, room, homes, reuse):
+                        if after not in reached[stop] or made.cost < reached[stop][after].cost:
+                            reached[stop][after] = made
+            reached[i].clear()
+        if not reached[passes]:
             return None
-        state, found = min(frontier.items(), key=lambda item: item[1].cost)
+        state, found = min(reached[passes].items(), key=lambda item: item[1].cost)
         return found, state
 
+    def _stops(self, i: int, segment: Segment | None) -> tuple[int, ...]:
+        """How far one step may go from pass `i`."""
+        if segment is None:
+            return (i + 1,)
+        return (segment.stop,) if segment.is_all else (i + 1, segment.stop)
+
     def _extend(
-        self, i: int, state: State, found: Found, budget: Budget, room: int, homes: Sequence[Home], reuse: bool
+        self,
+        passes: range,
+        state: State,
+        found: Found,
+        budget: Budget,
+        room: int,
+        homes: Sequence[Home],
+        reuse: bool,
     ) -> list[tuple[State, Found]]:
-        """Every way to carry out pass `i` from a state."""
-        p, held = self.trace.passes[i], {f.index: f for f in state}
+        """Every way to carry out one pass, or several depth first, from a state."""
+        p, held = self.trace.passes[passes[-1]], {f.index: f for f in state}
+        segment = self.segments[passes[0]] if len(passes) > 1 else None
         used: dict[Home, int] = {home: sum(f.bytes for f in state if f.home == home) for home in HOMES}
-        dying = self._dying(p, i, held) if reuse else None
+        caches = self.caches[passes[0]] if segment is None else self._caches_during(passes)
+        dying = self._dying(p, passes[0], held) if reuse and segment is None else None
         made = []
         for home in (held[self.result].home,) if p.makes == self.result else homes:
             overwrites = dying if dying is not None and held[dying].home == home and p.makes != self.result else None
             out = self._out(p, home, held[overwrites].bytes if overwrites is not None else None)
             new = 0 if overwrites is not None or p.makes == self.result else out.bytes
-            at: dict[Home, int] = {h: n + self.caches[i][h] + (new if h == home else 0) for h, n in used.items()}
+            at: dict[Home, int] = {h: n + caches[h] + (new if h == home else 0) for h, n in used.items()}
             host_room = (budget.host_bytes if budget.host_bytes is not None else 0) - at["host"]
             if at["disk"] > budget.disk_bytes or (self.apart and host_room < 0):
                 continue
-            option = self._fitting(i, held, home, room - at["device"], host_room)
+            options = (
+                self._tiled(p, held, home, self.caches_of[passes[0]])
+                if segment is None
+                else self._depth_first(segment, held[segment.enters], home)
+            )
+            option = self._fitting(options, room - at["device"], host_room)
             if option is None:
                 continue
-            alive = [f for f in state if f.index != overwrites and self._survives(f.index, i)]
+            alive = [f for f in state if f.index != overwrites and self._survives(f.index, passes[-1])]
             after = tuple(alive) if p.makes == self.result else tuple(sorted((*alive, out)))
             peaks = found.peaks.over(
                 at["device"] + option.need.device + self.statistics, at["host"] + option.need.host, at["disk"]
             )
-            choice = Choice(option.tile, home, overwrites, option.operations, option.moved)
+            choice = Choice(option.tile, home, overwrites, option.operations, option.moved, segment)
             made.append((after, Found(found.cost + option.cost, peaks, (choice, found.choices))))
         return made
+
+    def _caches_during(self, passes: range) -> Mapping[Home, int]:
+        """Bytes of causal caches: none of what came makes room before all of the passes are done."""
+        during = caches_during(self.trace, self.cache_homes, passes, consumes=self.consumes)
+        return {home: elements * self.itemsize for home, elements in during.items()}
 
     def _survives(self, index: int, i: int) -> bool:
         """The input is the caller's, and the result was there from the start."""
@@ -171,9 +207,9 @@ class Streamable:
                 return f
         return None
 
-    def _fitting(self, i: int, held: dict[int, Live], home: Home, room: int, host_room: int) -> Option | None:
+    def _fitting(self, options: Sequence[Option], room: int, host_room: int) -> Option | None:
         """The cheapest tiles that fit."""
-        for option in self._tiled(self.trace.passes[i], held, home, self.caches_of[i]):
+        for option in options:
             if option.need.device <= room and (not self.apart or option.need.host <= host_room):
                 return option
         return None
@@ -181,7 +217,7 @@ class Streamable:
     def _tiled(self, p: TracedPass, held: dict[int, Live], home: Home, caches: Mapping[Home, int]) -> list[Option]:
         """Every tile size for a pass that finds its Fields where `held` says, cheapest first."""
         circumstances = [(held[f].home, held[f].itemsize, held[f].converts) for f in (p.enters, *p.others)]
-        key = (p.chain.geometry, p.stages[0], p.view, home, *circumstances, *caches.items())
+        key = (p.chain.geometry, p.stages[0], p.view, p.past, home, *circumstances, *caches.items())
         if key not in self._options:
             made = dict.fromkeys(self._tiles(p))
             options = [self._option(p, tile, held, home, caches) for tile in made]
@@ -193,7 +229,7 @@ class Streamable:
     ) -> Option:
         if not p.chain.ops:
             return self._foreign(p, held[p.enters], home)
-        key = (p.chain.geometry, p.stages[0], p.view, tile)
+        key = (p.chain.geometry, p.stages[0], p.view, p.past, tile)
         if key not in self._tilings:
             self._tilings[key] = Tiling(p, tile)
         tiling = self._tilings[key]
@@ -216,6 +252,41 @@ class Streamable:
         for place, elements in caches.items():
             moved[place] += elements * self.itemsize
         return self._weighed(tile, need, pictures * tiling.operations, pictures * tiling.tiles, moved)
+
+    def _depth_first(self, segment: Segment, enters: Live, home: Home) -> list[Option]:
+        """Every tile size for a segment, cheapest first."""
+        key = (segment.first, enters.home, enters.itemsize, enters.converts, home)
+        if key not in self._options:
+            tiles = dict.fromkeys(depth_first_tiles(segment))
+            options = [self._depth_first_option(segment, tile, enters, home) for tile in tiles]
+            self._options[key] = sorted(options, key=lambda option: option.cost)
+        return self._options[key]
+
+    def _depth_first_option(self, segment: Segment, tile: tuple[int, ...], enters: Live, home: Home) -> Option:
+        caches = self._caches_in(segment)
+        need = depth_first(
+            segment,
+            tile[-2:],
+            self.itemsize,
+            self._reading(enters),
+            Reading(self.apart and home != "device", self.itemsize),
+            caches_away=self.apart and any(h != "device" for h in caches),
+        )
+        moved = dict.fromkeys(HOMES, 0)
+        moved[enters.home] += need.window_elements * enters.itemsize
+        moved[home] += prod(segment.shape) * self.itemsize
+        for place, elements in caches.items():
+            # Halos have about the share of the causal cache that they have of the operations.
+            moved[place] += elements * self.itemsize * need.operations // max(segment.operations, 1)
+        return self._weighed(tile, need.need, need.operations, need.tiles * len(segment.passes), moved)
+
+    def _caches_in(self, segment: Segment) -> Mapping[Home, int]:
+        """Per place, the elements of the causal cache that a segment reads and writes."""
+        caches: dict[Home, int] = {}
+        for i in range(segment.first, segment.stop):
+            for home, elements in self.caches_of[i].items():
+                caches[home] = caches.get(home, 0) + elements
+        return caches
 
     def _foreign(self, p: TracedPass, enters: Live, home: Home) -> Option:
         """A function that sees everything: its result, and what it read if that came from elsewhere."""
@@ -246,12 +317,13 @@ class Streamable:
 
     def steps(self, found: Found, first: int = 0) -> Steps:
         """The steps of a way, from pass `first` on."""
-        choices: list[Choice] = []
-        link = found.choices
-        while link is not None:
-            choices.append(link[0])
-            link = link[1]
-        return tuple(self._step(first + i, choice) for i, choice in enumerate(reversed(choices)))
+        steps: list[Step] = []
+        for choice in self._choices(found):
+            i = first + len(steps)
+            steps += (
+                [self._step(i, choice)] if choice.segment is None else self._depth_first_steps(choice.segment, choice)
+            )
+        return tuple(steps)
 
     def _step(self, i: int, choice: Choice) -> Step:
         p = self.trace.passes[i]
@@ -266,17 +338,42 @@ class Streamable:
             tokens=p.makes in self.tokens,
         )
 
+    def _depth_first_steps(self, segment: Segment, choice: Choice) -> list[Step]:
+        """All but the last are skipped; the last stands for all."""
+        side, *skipped = max(segment.shape[-2:]), *segment.passes[:-1]
+        tiles = [tuple(-(-n * max(choice.tile[-2:]) // side) for n in p.shape[-2:]) for p in skipped]
+        steps = [Step(tile, 0, NAME, skipped=True) for tile in tiles]
+        i, dying = segment.stop - 1, segment.enters
+        done = Step(
+            tile=choice.tile,
+            operations=segment.operations,
+            name=NAME,
+            home=choice.home,
+            frees=(dying,) if dying > 0 and self.last[dying] <= i else (),
+            statistics=segment.makes in self.watched,
+            tokens=segment.makes in self.tokens,
+            since=segment.first,
+        )
+        return [*steps, done]
+
+    def goes_deep(self, found: Found) -> bool:
+        """Something of it goes depth first."""
+        return any(choice.segment is not None for choice in self._choices(found))
+
     def totals(self, found: Found) -> tuple[int, int, tuple[int, int]]:
         """Operations, bytes moved, and the smallest and largest edge of a tile, of one image."""
-        operations = moved = 0
-        edges: list[int] = []
+        choices = self._choices(found)
+        edges = [max(choice.tile) for choice in choices]
+        return sum(c.operations for c in choices), sum(c.moved for c in choices), (min(edges), max(edges))
+
+    def _choices(self, found: Found) -> list[Choice]:
+        """In order."""
+        choices: list[Choice] = []
         link = found.choices
         while link is not None:
-            operations += link[0].operations
-            moved += link[0].moved
-            edges.append(max(link[0].tile))
+            choices.append(link[0])
             link = link[1]
-        return operations, moved, (min(edges), max(edges))
+        return choices[::-1]
 
     def state(self, held: Sequence[Held | None]) -> State:
         """Fields that exist, as the search sees them, the result among them."""

@@ -1,6 +1,5 @@
 """Running a network as planned: whole, streamed over tiles with Fields that live where the plan put them, or depth first."""
 
-from .depth_first import run_depth_first
 from .homes import Homes, scratch_folder
 from .journal import Journal
 from .moments import Moments
@@ -19,7 +18,6 @@ __all__ = [
     "StreamField",
     "Streamed",
     "along",
-    "run_depth_first",
     "run_streamed",
     "run_whole",
     "scratch_folder",

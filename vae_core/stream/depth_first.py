@@ -1,132 +1,95 @@
-"""The depth-first run: one tile of the result at a time through the whole network, with a halo as wide as its reach.
+"""Depth first: one tile at a time through a segment of passes, with a halo as wide as their reach together.
 
-For networks that neither normalise over the picture nor attend to all of it. Nothing but input and result is stored whole; what the
-halos of neighbouring tiles share is computed for each of them, by the same operations on the same values, so the result is exact.
+Nothing but what enters and what leaves the segment is stored whole; what the halos of neighbouring tiles share is computed for each
+of them, by the same operations on the same values, so the result is exact.
 """
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..device import ran_out_of, release
-from ..errors import BudgetError
-from ..geometry import Region, Span, cells, cut_again, grid, slices
+from ..geometry import Region, Span, slices
 from ..nets.passes import Field, OnTile, Op, OpCache, Shape, Tile
-from ..nets.trace import Trace, TracedField, TracedPass
-from .journal import Journal
-from .progress import Finished, OnProgress, Progress
-from .run import SMALLEST_TILE
-
-KIND = "depth first"
+from ..nets.segments import Segment, in_field
+from ..nets.trace import TracedField, TracedPass
 
 
-class _Source:
-    """What the passes offer to their operations: patches of Fields, each about the tile under way (nets.passes.Source)."""
+class _Patches:
+    """What there is of each Field, about the tile under way."""
 
-    def __init__(self, dtype: torch.dtype):
-        self.dtype = dtype
-        self.patches: dict[int, tuple[Tensor, Region]] = {}
+    def __init__(self) -> None:
+        self.held: dict[int, tuple[Tensor, Region]] = {}
 
-    @property
-    def entering_shape(self) -> Shape:
-        raise AssertionError("no pass that runs depth first asks for it")
+    def view(self, index: int, region: Region, shape: Shape) -> Tensor:
+        """A region of a Field's patch; where the Field is seen in another `shape`, its frames as pictures or the opposite."""
+        data, held = self.held[index]
+        part = data[slices(tuple(Span(r.start - h.start, r.stop - h.start) for r, h in zip(region, held, strict=True)))]
+        if len(shape) == part.ndim:
+            return part
+        return part.transpose(1, 2).flatten(0, 1) if len(shape) == 4 else part.unflatten(0, (1, -1)).transpose(1, 2)
+
+
+class _Source(NamedTuple):
+    """What a pass of the segment offers to its operations (nets.passes.Source). Knows no run: that holds what is made with it."""
+
+    patches: _Patches
+    caches: Mapping[Op, OpCache]
+    dtype: torch.dtype
+    entering_shape: Shape
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        raise AssertionError("a network that normalises cannot run depth first")
+        raise AssertionError("a pass that normalises over the picture cannot run depth first")
 
     def everything(self, field: Field) -> Tensor:
-        raise AssertionError("a network with attention cannot run depth first")
+        raise AssertionError("a pass with attention cannot run depth first")
 
     def part(self, field: Field, image: int, region: Region) -> Tensor:
         assert isinstance(field, TracedField)
-        return self.view(field.index, region)
+        return self.patches.view(field.index, region[-2:], field.shape)
 
     def cache(self, op: Op) -> OpCache | None:
-        return None
-
-    def view(self, index: int, region: Region) -> Tensor:
-        data, held = self.patches[index]
-        return data[slices(tuple(Span(r.start - h.start, r.stop - h.start) for r, h in zip(region, held, strict=True)))]
+        return self.caches.get(op)
 
 
-def run_depth_first(
-    trace: Trace,
-    x: Tensor,
-    tile: int,
-    result: Tensor,
-    device: torch.device,
-    progress: OnProgress | None = None,
-    *,
-    dtype: torch.dtype,
-    journal: Journal | None = None,
-) -> None:
-    """The passes of a trace over one image `x`, into `result`; either may live in another memory than the device's.
+class DepthFirst:
+    """A segment, ready for its tiles. `fetch` brings a region of the entering Field to the device, in `dtype`."""
 
-    `tile` is the edge of a tile of the result. Raises BudgetError when memory runs out for good.
-    """
-    run = _Run(trace, x, result, device, dtype, journal or Journal())
-    todo = deque(grid(result.shape[2:], [min(tile, n) for n in result.shape[2:]]))
-    total, done = cells(tuple(Span(0, n) for n in result.shape[2:])), 0
-    started = time.perf_counter()
-    while todo:
-        region = todo[0]
-        try:
-            run.tile(region)
-        except Exception as error:
-            if ran_out_of(error, device) is None:
-                raise
-            tile = tile // 2
-        else:
-            todo.popleft()
-            done += cells(region)
-            run.journal.sample()
-            if progress is not None:
-                finished = Finished(0, region, result[slices(region)])
-                progress(
-                    trace.operations * done // total, trace.operations, Progress(0, 1, done, total, KIND, finished)
-                )
-            continue
-        run.source.patches.clear()
-        release(device)
-        if tile < SMALLEST_TILE:
-            raise BudgetError(f"memory ran out with tiles of {tile * 2} cells; free some, or process a smaller picture")
-        run.journal.again(f"memory ran out; went on with tiles of {tile} cells")
-        todo = deque(part for region in todo for part in cut_again(region, (tile,) * len(region)))
-    run.journal.clock(KIND, started)
-
-
-class _Run:
     def __init__(
-        self, trace: Trace, x: Tensor, result: Tensor, device: torch.device, dtype: torch.dtype, journal: Journal
+        self,
+        segment: Segment,
+        fetch: Callable[[Region], Tensor],
+        caches: Mapping[Op, OpCache],
+        dtype: torch.dtype,
     ):
-        self.trace, self.x, self.result, self.device, self.dtype = trace, x, result, device, dtype
-        self.journal = journal
-        self.source = _Source(dtype)
-        self.bound = [[op.bind(self.source) for op in p.chain.ops] for p in trace.passes]
-        self.last = trace.last_use()
+        self.segment, self.fetch, self.patches = segment, fetch, _Patches()
+        sources = [_Source(self.patches, caches, dtype, p.stages[0]) for p in segment.passes]
+        self.bound = [
+            [op.bind(source) for op in p.chain.ops] for p, source in zip(segment.passes, sources, strict=True)
+        ]
+        self.last = segment.last_use()
 
-    def tile(self, region: Region) -> None:
-        """One tile of the result."""
-        needs = self.trace.needs(region)
-        patches = self.source.patches
-        patches[0] = (self.x[slices(needs[0])].to(self.device).to(self.dtype), needs[0])
-        for i, p in enumerate(self.trace.passes):
-            patches[p.makes] = (self._patch(p, self.bound[i], needs[p.makes]), needs[p.makes])
+    def tile(self, region: Region) -> Tensor:
+        """What the segment writes at a region of pictures, and nothing else of it."""
+        segment, held = self.segment, self.patches.held
+        needs = segment.needs(region)
+        held.clear()  # of an attempt that failed
+        held[segment.enters] = self.fetch(needs[segment.enters]), needs[segment.enters]
+        for i, p in enumerate(segment.passes):
+            held[p.makes] = self._patch(p, self.bound[i], needs[p.makes]), needs[p.makes]
             for f in {p.enters, *p.reads}:
                 if self.last[f] == i:
-                    del patches[f]
-        made = self.trace.passes[-1].makes
-        self.result[slices(region)].copy_(self.source.view(made, region))
-        del patches[made]
+                    del held[f]
+        made = self.patches.view(segment.makes, region, segment.shape)
+        held.clear()
+        return made
 
     def _patch(self, p: TracedPass, on_tiles: Sequence[OnTile], region: Region) -> Tensor:
-        places = p.chain.places(region, p.stages)
-        view = self.source.view(p.enters, tuple(w.span for w in places[0].windows))
+        places = p.chain.places(in_field(p.shape, region), p.stages)
+        view = self.patches.view(p.enters, tuple(w.span for w in places[0].windows[-2:]), p.stages[0])
         tile = Tile(view if p.chain.strided else view.contiguous(), 0, owned=False)
         del view
         for on_tile, place in zip(on_tiles, places, strict=True):

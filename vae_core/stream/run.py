@@ -20,11 +20,14 @@ from ..device import Ferry, ran_out_of, release
 from ..errors import BudgetError
 from ..geometry import Region, cells, cut_again, grid, slices
 from ..nets.passes import Carry, Chain, Field, OnTile, Op, Place, Shape, Tile
+from ..nets.segments import Segment
+from ..nets.trace import Trace
 from ..schedule import HOMES, Held, Home, Replan, Step, Steps
 from .causal import CausalCaches, StreamedCache
+from .depth_first import DepthFirst
 from .homes import Homes
 from .journal import Journal
-from .moments import Moments
+from .moments import Merged, Moments
 from .progress import Finished, OnProgress, ProgressMeter
 
 SMALLEST_TILE = 16
@@ -81,6 +84,21 @@ class StreamField:
         return self.data
 
 
+class SkippedField(StreamField):
+    """A Field that is never stored: the passes around it run depth first."""
+
+    def __init__(self, run: Streamed, index: int, shape: Shape):
+        self.run, self.index, self.shape, self.data, self.home = run, index, shape, None, "device"
+
+    def frames(self) -> SkippedField:
+        b, c, t, *sizes = self.shape
+        return SkippedField(self.run, self.index, (b * t, c, *sizes))
+
+    def clip(self, batch: int) -> SkippedField:
+        frames, c, *sizes = self.shape
+        return SkippedField(self.run, self.index, (batch, c, frames // batch, *sizes))
+
+
 class FieldView(StreamField):
     """Another look at a Field's memory, which stays that Field's: it goes when the Field goes."""
 
@@ -118,17 +136,23 @@ class _Pass:
     out: StreamField | None = None
     overwritten: StreamField | None = None
     """The Field whose memory `out` has taken over."""
+    segment: Segment | None = None
+    """The passes that are carried out in this one, depth first; `x` is what enters the first of them."""
 
     @classmethod
-    def begin(cls, x: StreamField, chain: Chain, stages: list[Shape], step: Step) -> _Pass:
+    def begin(
+        cls, x: StreamField, chain: Chain, stages: list[Shape], step: Step, segment: Segment | None = None
+    ) -> _Pass:
         shape = stages[-1]
         regions = [(image, region) for image in range(shape[0]) for region in grid(shape[2:], step.tile)]
-        return cls(x, chain, stages, step, step.tile, deque(regions))
+        return cls(x, chain, stages, step, step.tile, deque(regions), segment=segment)
 
     def halve(self) -> bool:
         """Go on with tiles of half the edge; False where they are as small as makes sense."""
         align = self.chain.align
         smaller = tuple(max(-(-edge // 2 // align), 1) * align if edge > SMALLEST_TILE else edge for edge in self.tile)
+        if self.segment is not None:
+            smaller = (*self.tile[:-2], *smaller[-2:])  # all frames go together
         if smaller == self.tile or not self.chain.ops:
             return False
         self.tile = smaller
@@ -179,7 +203,8 @@ class Streamed:
 
     The steps say what each pass does; `dtype` is what the weights are in. The last pass writes into `result`, if given.
     `progress(done, total, info)` is called after every tile, in operations; whatever it raises ends the run. `replan` is asked for
-    new steps when the dtype has changed under way; `widened` begins in float32, whatever the weights are in.
+    new steps when the dtype has changed under way; `widened` begins in float32, whatever the weights are in. `trace`, of one image
+    through the same network, is needed where steps go depth first.
     """
 
     def __init__(
@@ -194,8 +219,9 @@ class Streamed:
         replan: Replan | None = None,
         widened: bool = False,
         carry: Carry | None = None,
+        trace: Trace | None = None,
     ):
-        self.carry = carry
+        self.carry, self.trace = carry, trace
         self.steps, self.homes, self.device = steps, homes, homes.device
         self.weights_dtype, self.dtype = dtype, torch.float32 if widened and dtype.itemsize < 4 else dtype
         self.result, self.replan = result, replan
@@ -226,14 +252,19 @@ class Streamed:
     def through(self, x: StreamField, ops: Sequence[Op]) -> StreamField:
         """One pass."""
         started, step, chain = time.perf_counter(), self._step(), Chain(tuple(ops))
-        work = _Pass.begin(x, chain, chain.stages(x.shape), step)
+        stages = chain.stages(x.shape)
+        if step.skipped:
+            return self._skipped(stages[-1])
+        segment = self._segment(step)
+        work = _Pass.begin(x if segment is None else self.fields[segment.enters], chain, stages, step, segment)
         self._insist(work, self._tiles)
         widened = step.statistics and not work.finite()
         if widened:
             work = self._in_float32(work)
         out = self._done(work)
         if self.carry is not None:
-            self.carry.passed(chain.ops)
+            passes = [chain] if segment is None else [p.chain for p in segment.passes]
+            self.carry.passed([op for one in passes for op in one.ops])
         if widened:
             self._plan_the_rest()
         self.journal.clock(step.name, started)
@@ -253,6 +284,8 @@ class Streamed:
 
     def _tiles(self, work: _Pass) -> None:
         """Compute all tiles that are left."""
+        if work.segment is not None:
+            return self._tiles_depth_first(work, work.segment)
         out, source = self._output(work), _Source(self, work)
         on_tiles = [op.bind(source) for op in work.chain.ops]
         fetches = work.fetches()
@@ -265,14 +298,31 @@ class Streamed:
             merged = None if out.moments is None else out.moments.merged(image, data)
             # What the next tile reads travels while this one is computed.
             ahead = self._inputs(work, *work.todo[1]) if fetches and len(work.todo) > 1 else None
-            self.ferry.store(data, out.part(image, region))
-            del inputs
-            if out.moments is not None and merged is not None:
-                out.moments.images[image] = merged
-            work.todo.popleft()
-            self._told(work, cells(region), Finished(image, region, data) if self._is_last else None)
+            self._finish(work, out, data, merged)
+            del inputs, data
+        self.ferry.dock()
+
+    def _tiles_depth_first(self, work: _Pass, segment: Segment) -> None:
+        x, out = work.x, self._output(work)
+        caches: dict[Op, StreamedCache] = {}
+        for p in segment.passes:
+            caches.update(self.caches.of_pass(p.chain.ops, p.stages, self.dtype))
+        run = DepthFirst(segment, lambda region: self._arrived(x.all[slices(region)], x.index), caches, self.dtype)
+        while work.todo:
+            image, region = work.todo[0]
+            data = run.tile(region[-2:]).to(out.all.dtype)
+            self._finish(work, out, data, None if out.moments is None else out.moments.merged(image, data))
             del data
         self.ferry.dock()
+
+    def _finish(self, work: _Pass, out: StreamField, data: Tensor, merged: Merged | None) -> None:
+        """Store a tile that is computed, and its moments."""
+        image, region = work.todo[0]
+        self.ferry.store(data, out.part(image, region))
+        if out.moments is not None and merged is not None:
+            out.moments.images[image] = merged
+        work.todo.popleft()
+        self._told(work, cells(region), Finished(image, region, data) if self._is_last else None)
 
     def _inputs(self, work: _Pass, image: int, region: Region) -> Inputs:
         places = work.chain.places(region, work.stages)
@@ -321,6 +371,18 @@ class Streamed:
         total = work.stages[-1][0] * prod(work.stages[-1][2:])
         tiles = work.tiles_done + len(work.todo)
         self.meter.tile(self.position, work.tiles_done, tiles, (work.cells_done, total), finished)
+
+    def _segment(self, step: Step) -> Segment | None:
+        """The passes that are carried out together with the one under way."""
+        if step.since is None:
+            return None
+        assert self.trace is not None, "a plan with passes that go depth first needs the trace"
+        return Segment(self.trace, step.since, self.position + 1)
+
+    def _skipped(self, shape: Shape) -> SkippedField:
+        skipped = SkippedField(self, len(self.fields), shape)
+        self.fields.append(skipped)
+        return skipped
 
     def _step(self) -> Step:
         assert self.position < len(self.steps), "the forward has more passes than the plan; was another network traced?"
@@ -412,7 +474,7 @@ class Streamed:
         narrow = str(self.dtype).removeprefix("torch.")
         self.journal.again(f"pass {self.position + 1} ({work.step.name}): not finite in {narrow}; float32 from here on")
         self.dtype = torch.float32
-        again = _Pass.begin(work.x, work.chain, work.stages, work.step)
+        again = _Pass.begin(work.x, work.chain, work.stages, work.step, work.segment)
         work.out = None
         self._insist(again, self._tiles)
         if not again.finite():
@@ -447,6 +509,7 @@ def run_streamed(
     replan: Replan | None = None,
     widened: bool = False,
     carry: Carry | None = None,
+    trace: Trace | None = None,
 ) -> Tensor:
     """`forward` over tiles, as the steps say: the result where the last step puts it, or in `result`.
 
@@ -463,6 +526,7 @@ def run_streamed(
         replan=replan,
         widened=widened,
         carry=carry,
+        trace=trace,
     )
     try:
         return cast(StreamField, forward(run.enter(x))).all

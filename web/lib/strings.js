@@ -74,6 +74,7 @@ const zh = {
     whole: "整幅",
     "whole, image by image": "整幅，逐张",
     "depth first": "深度优先，逐块",
+    "depth first in part": "部分深度优先，逐块",
     streamed: "逐层分块",
     "streamed on the device": "逐层分块，数据在设备上",
     "streamed, Fields on the host": "逐层分块，数据在主机内存",

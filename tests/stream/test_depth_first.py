@@ -15,7 +15,7 @@ from vae_core.device import Ferry
 from vae_core.nets.passes import Whole
 from vae_core.nets.segments import segments
 from vae_core.nets.trace import trace
-from vae_core.plan.depth_first import depth_first
+from vae_core.plan.depth_first import DepthFirstTiling
 from vae_core.plan.footprint import Reading
 from vae_core.stream import run_streamed
 
@@ -59,12 +59,12 @@ def test_predicted_bytes(direction: str) -> None:
     for tile in (16, 64):
         result = torch.empty(traced.shapes[-1])
         here, steps = Reading(away=False, itemsize=4), depth_first_steps(traced, tile, 4)
-        planned = depth_first(segments(traced)[0], steps[-1].tile, 4, here, here)
+        planned = DepthFirstTiling(segments(traced)[0], steps[-1].tile)
         with Meter(net) as meter, FlopCounterMode(display=False) as counter:
             meter.see((x, result))
             run_streamed(forward(net, direction), x, steps, x.device, result=result, trace=traced)
         given = 4 * (x.numel() + result.numel())
-        assert 1.0 <= (planned.need.device + given) / meter.peak["cpu"] <= 1.15
+        assert 1.0 <= (planned.need(here, here, 4).device + given) / meter.peak["cpu"] <= 1.15
         assert planned.operations == counter.get_total_flops() >= traced.operations
 
 

@@ -24,16 +24,6 @@ TILES = (1024, 512, 256, 128, 64)
 """Edges in cells of what enters a segment or of what leaves it, whichever are more. Smaller ones would mostly compute halos."""
 
 
-class DepthFirst(NamedTuple):
-    """What a segment takes with tiles of a given size, besides Fields and causal caches."""
-
-    need: Need
-    tiles: int
-    operations: int
-    window_elements: int
-    """Read of the Field that enters, over all tiles."""
-
-
 def depth_first_tiles(segment: Segment) -> list[tuple[int, ...]]:
     """Of what the segment writes; all frames go together."""
     *frames, h, w = segment.shape[2:]
@@ -42,49 +32,62 @@ def depth_first_tiles(segment: Segment) -> list[tuple[int, ...]]:
     return [(*frames, min(edge, h), min(edge, w)) for edge in edges]
 
 
-def depth_first(
-    segment: Segment, tile: Sequence[int], itemsize: int, entering: Reading, out: Reading, *, caches_away: bool = False
-) -> DepthFirst:
-    """Of a segment with tiles of so many cells, (h, w), of what it writes."""
-    ops = [op for p in segment.passes for op in p.chain.ops]
-    kept = sum(op.kept(itemsize) for op in ops)
-    preparing, before = 0, 0
-    for p in segment.passes:
-        preparing = max(preparing, before + sum(op.preparing(itemsize) for op in p.chain.ops))
-        before += sum(op.kept(itemsize) for op in p.chain.ops)
-    rows = _Rows(segment, tile)
-    kinds, largest = rows.kinds(), elements(segment.shape, everything(tile))
-    copies = entering.copied + (entering.itemsize / itemsize if entering.away and entering.converts else 0)
-    peak = max(_elements(segment, region, copies, caches_away) for region in kinds)
-    device = max(kept + int(peak * itemsize), preparing) + VECTOR_BYTES * segment.shape[1]
-    window = max(elements(segment.trace.shapes[segment.enters], segment.needs(r)[segment.enters]) for r in kinds)
-    host = (window * entering.itemsize if entering.away else 0) + (largest * out.itemsize if out.away else 0)
-    if caches_away:
-        host += max(_cached(segment, region) for region in kinds) * itemsize
-    return DepthFirst(Need(device, host), rows.tiles, rows.operations(), rows.window_elements())
+class DepthFirstTiling:
+    """A segment cut into tiles of so many cells, (h, w), of what it writes: what they need, and what they cost together."""
+
+    def __init__(self, segment: Segment, tile: Sequence[int]):
+        self.segment, self.largest = segment, elements(segment.shape, everything(tile))
+        rows = _Rows(segment, tile)
+        self.tiles, self.operations = rows.tiles, rows.operations()
+        self.window_elements = rows.window_elements()
+        """Read of the Field that enters, over all tiles."""
+        self._kinds = [segment.needs(region) for region in rows.kinds()]
+        self._patches: dict[bool, list[list[_Patch]]] = {}
+
+    def need(self, entering: Reading, out: Reading, itemsize: int, *, caches_away: bool = False) -> Need:
+        """Besides Fields and causal caches."""
+        segment, preparing, kept = self.segment, 0, 0
+        for p in segment.passes:
+            preparing = max(preparing, kept + sum(op.preparing(itemsize) for op in p.chain.ops))
+            kept += sum(op.kept(itemsize) for op in p.chain.ops)
+        copies = entering.copied + (entering.itemsize / itemsize if entering.away and entering.converts else 0)
+        patches = self._patches_of(caches_away)
+        peak = max(self._elements(*kind, copies) for kind in zip(self._kinds, patches, strict=True))
+        device = max(kept + int(peak * itemsize), preparing) + VECTOR_BYTES * segment.shape[1]
+        window = max(elements(segment.trace.shapes[segment.enters], needs[segment.enters]) for needs in self._kinds)
+        host = (window * entering.itemsize if entering.away else 0) + (self.largest * out.itemsize if out.away else 0)
+        if caches_away:
+            host += max(_cached(segment, needs) for needs in self._kinds) * itemsize
+        return Need(device, host)
+
+    def _patches_of(self, caches_away: bool) -> list[list[_Patch]]:
+        """Of each kind of tile."""
+        if caches_away not in self._patches:
+            self._patches[caches_away] = [
+                [_patch(p, needs, caches_away) for p in self.segment.passes] for needs in self._kinds
+            ]
+        return self._patches[caches_away]
+
+    def _elements(self, needs: Mapping[int, Region], patches: Sequence[_Patch], copies: float) -> float:
+        """Elements at most while one tile is computed; `copies` of them for each of the input's while that is fetched."""
+        segment, last = self.segment, self.segment.last_use()
+        entering = elements(segment.trace.shapes[segment.enters], needs[segment.enters])
+        live = {segment.enters: entering} if copies else {}
+        most = entering * copies
+        for i, (p, patch) in enumerate(zip(segment.passes, patches, strict=True)):
+            most = max(most, sum(live.values()) + patch.peak)
+            live[p.makes] = patch.kept
+            live = {f: size for f, size in live.items() if f == segment.makes or last[f] > i}
+        return most
 
 
-def _elements(segment: Segment, region: Region, copies: float, caches_away: bool) -> float:
-    """Elements at most while one tile is computed; `copies` of them for each of the input's while that is fetched."""
-    needs, last = segment.needs(region), segment.last_use()
-    entering = elements(segment.trace.shapes[segment.enters], needs[segment.enters])
-    live = {segment.enters: entering} if copies else {}
-    most = entering * copies
-    for i, p in enumerate(segment.passes):
-        patch = _patch(p, needs, caches_away)
-        most = max(most, sum(live.values()) + patch.peak)
-        live[p.makes] = patch.kept
-        live = {f: size for f, size in live.items() if f == segment.makes or last[f] > i}
-    return most
-
-
-def _cached(segment: Segment, region: Region) -> int:
+def _cached(segment: Segment, needs: Mapping[int, Region]) -> int:
     """Elements of causal caches that go through buffers for one tile."""
-    needs, count = segment.needs(region), 0
-    for p in segment.passes:
-        for i, place in enumerate(p.chain.places(in_field(p.shape, needs[p.makes]), p.stages)):
-            count += cached_elements(p, i, _read(p, i, place), place)
-    return count
+    return sum(
+        cached_elements(p, i, _read(p, i, place), place)
+        for p in segment.passes
+        for i, place in enumerate(p.chain.places(in_field(p.shape, needs[p.makes]), p.stages))
+    )
 
 
 class _Rows:
@@ -113,7 +116,7 @@ class _Rows:
 
     def operations(self) -> int:
         """Over all tiles. An operation's count is a product over axes."""
-        return sum(self._operations(p, k) for p in self.segment.passes for k in range(len(p.chain.ops)))
+        return sum(p.flops(k, *shapes) for p in self.segment.passes for k, shapes in enumerate(self._shapes(p)))
 
     def window_elements(self) -> int:
         """Of the Field that enters."""
@@ -123,19 +126,16 @@ class _Rows:
         ]
         return prod(self.segment.trace.shapes[enters][:-2]) * prod(sides)
 
-    def _operations(self, p: TracedPass, k: int) -> int:
-        return p.flops(k, *self._shapes(p, k))
-
-    def _shapes(self, p: TracedPass, k: int) -> tuple[Shape, Shape]:
-        """What one operation reads and makes in all, as shapes whose sides are sums over the tiles along each axis."""
-        read, made = [0, 0], [0, 0]
+    def _shapes(self, p: TracedPass) -> list[tuple[Shape, Shape]]:
+        """What each operation reads and makes in all, as shapes whose sides are sums over the tiles along each axis."""
+        read, made = [[0, 0] for _ in p.chain.ops], [[0, 0] for _ in p.chain.ops]
         for i, needs in enumerate(self.needs):
-            place = p.chain.places(in_field(p.shape, needs[p.makes]), p.stages)[k]
-            for axis, spans in enumerate(self.axes):
-                if i < len(spans):
-                    read[axis] += place.windows[axis - 2].span.size
-                    made[axis] += place.region[axis - 2].size
-        return (*p.stages[k][:-2], *read), (*p.stages[k + 1][:-2], *made)
+            for k, place in enumerate(p.chain.places(in_field(p.shape, needs[p.makes]), p.stages)):
+                for axis, spans in enumerate(self.axes):
+                    if i < len(spans):
+                        read[k][axis] += place.windows[axis - 2].span.size
+                        made[k][axis] += place.region[axis - 2].size
+        return [((*p.stages[k][:-2], *read[k]), (*p.stages[k + 1][:-2], *made[k])) for k in range(len(p.chain.ops))]
 
 
 class _Patch(NamedTuple):

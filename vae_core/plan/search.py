@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ..nets.segments import Segment, segments
 from ..nets.trace import Trace, TracedPass
 from ..schedule import HOMES, Held, Home, Step, Steps
-from .depth_first import NAME, depth_first, depth_first_tiles
+from .depth_first import NAME, DepthFirstTiling, depth_first_tiles
 from .footprint import Need, Reading, Tiling, cache_bytes, caches_at, caches_during
 from .plan import Budget, Costs
 
@@ -105,6 +105,7 @@ class Streamable:
         self.statistics = sum(trace.shapes[f][1] for f in self.watched) * 2 * max(itemsize, 4) * 2
         self._tilings: dict[Hashable, Tiling] = {}
         self._options: dict[Hashable, list[Option]] = {}
+        self._segmented: dict[Hashable, DepthFirstTiling] = {}
 
     def best(
         self,
@@ -264,21 +265,22 @@ class Streamable:
 
     def _depth_first_option(self, segment: Segment, tile: tuple[int, ...], enters: Live, home: Home) -> Option:
         caches = self._caches_in(segment)
-        need = depth_first(
-            segment,
-            tile[-2:],
-            self.itemsize,
+        if (segment.first, tile) not in self._segmented:
+            self._segmented[segment.first, tile] = DepthFirstTiling(segment, tile[-2:])
+        tiling = self._segmented[segment.first, tile]
+        need = tiling.need(
             self._reading(enters),
             Reading(self.apart and home != "device", self.itemsize),
+            self.itemsize,
             caches_away=self.apart and any(h != "device" for h in caches),
         )
         moved = dict.fromkeys(HOMES, 0)
-        moved[enters.home] += need.window_elements * enters.itemsize
+        moved[enters.home] += tiling.window_elements * enters.itemsize
         moved[home] += prod(segment.shape) * self.itemsize
         for place, elements in caches.items():
             # Halos have about the share of the causal cache that they have of the operations.
-            moved[place] += elements * self.itemsize * need.operations // max(segment.operations, 1)
-        return self._weighed(tile, need.need, need.operations, need.tiles * len(segment.passes), moved)
+            moved[place] += elements * self.itemsize * tiling.operations // max(segment.operations, 1)
+        return self._weighed(tile, need, tiling.operations, tiling.tiles * len(segment.passes), moved)
 
     def _caches_in(self, segment: Segment) -> Mapping[Home, int]:
         """Per place, the elements of the causal cache that a segment reads and writes."""

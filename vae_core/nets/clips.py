@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -195,13 +196,13 @@ class RepeatedFrames(Op):
     pixelwise = False
 
     def of(self, x: Tensor) -> Tensor:
-        return _select(x, 2, _doubled(x.shape[2], Span(0, self.out_shape(x.shape)[2])))
+        return x.index_select(2, _doubled(x.shape[2], Span(0, self.out_shape(x.shape)[2]), x.device))
 
     def bind(self, source: Source) -> OnTile:
         def on_tile(tile: Tile, place: Place) -> Tensor:
             t = place.windows[0].span
             whole = source.entering_shape[2]
-            return _select(tile.data, 2, [i - t.start for i in _doubled(whole, place.region[0])])
+            return tile.data.index_select(2, _doubled(whole, place.region[0], tile.data.device) - t.start)
 
         return on_tile
 
@@ -212,8 +213,8 @@ class RepeatedFrames(Op):
     def window(self, axis: int, out: Region, sizes: Sequence[int]) -> Window:
         if axis:
             return Window(out[axis])
-        frames = _doubled(sizes[0], out[0])
-        return Window(Span(frames[0], frames[-1] + 1))
+        odd = sizes[0] % 2
+        return Window(Span((out[0].start + odd) // 2, (out[0].stop - 1 + odd) // 2 + 1))
 
 
 class HalvedFrames(Op):
@@ -323,20 +324,16 @@ def _everywhere(x: Tensor) -> Region:
     return tuple(Span(0, n) for n in x.shape[2:])
 
 
-def _doubled(count: int, out: Span) -> list[int]:
+def _doubled(count: int, out: Span, device: torch.device) -> Tensor:
     """For each frame of `out`, which of `count` frames it repeats."""
-    odd = count % 2
-    return [(i + odd) // 2 for i in range(out.start, out.stop)]
+    # Counted on the device: from a list, each index would have to wait for its copy.
+    return (torch.arange(*out, device=device) + count % 2) // 2
 
 
-def _select(x: Tensor, axis: int, indices: Sequence[int]) -> Tensor:
-    return x.index_select(axis, torch.tensor(indices, device=x.device))
-
-
-def _cell(axis: int, i: int, size: int, coarse: int) -> int:
+def _cell(axis: int, i: Tensor | int, size: int, coarse: int) -> Any:
     """Which of `coarse` cells stands for cell i of `size`, by nearest neighbour."""
     if axis == 0 and size > 1 and size % 2:
-        return 0 if i == 0 else 1 + (i - 1) * (coarse - 1) // (size - 1)
+        return 1 + (i - 1) * (coarse - 1) // (size - 1)  # the first stands for the first alone
     return i * coarse // size
 
 
@@ -347,10 +344,9 @@ def _cells(axis: int, span: Span, size: int, coarse: int) -> Span:
 def _enlarged(x: Tensor, region: Region, sizes: Sequence[int], coarse: Sequence[int]) -> Tensor:
     """Cells that stand for a region, each repeated for all the cells that it stands for."""
     for axis, (span, size, count) in enumerate(zip(region, sizes, coarse, strict=True)):
-        first = _cell(axis, span.start, size, count)
-        indices = [_cell(axis, i, size, count) - first for i in range(span.start, span.stop)]
-        if indices != list(range(x.shape[2 + axis])):
-            x = _select(x, 2 + axis, indices)
+        if size != count:
+            first = _cell(axis, span.start, size, count)
+            x = x.index_select(2 + axis, _cell(axis, torch.arange(*span, device=x.device), size, count) - first)
     return x
 
 

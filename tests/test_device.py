@@ -106,7 +106,7 @@ def test_formats(
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "fast"), [({"amx_bf16": True}, True), ({"avx512_bf16": True}, True), ({"avx2": True}, False)]
+    ("capabilities", "fast"), [({"amx_bf16": True}, True), ({"avx512_bf16": True}, False), ({"avx2": True}, False)]
 )
 def test_a_cpu_decodes_in_bfloat16_only_where_it_computes_in_it(
     capabilities: dict[str, bool], fast: bool, monkeypatch: pytest.MonkeyPatch

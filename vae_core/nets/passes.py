@@ -54,6 +54,18 @@ class Field(Protocol):
         ...
 
 
+def frames_shape(clip: Shape) -> Shape:
+    """Of `Field.frames`."""
+    b, c, t, *sizes = clip
+    return (b * t, c, *sizes)
+
+
+def clip_shape(frames: Shape, batch: int) -> Shape:
+    """Of `Field.clip`."""
+    count, c, *sizes = frames
+    return (batch, c, count // batch, *sizes)
+
+
 class Place(NamedTuple):
     """Where an operation stands in a tile's computation: its output region, and per axis the window that it read."""
 

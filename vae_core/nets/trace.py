@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .passes import Chain, Field, Op, Place, Shape, kept_frames
+from .passes import Chain, Field, Op, Place, Shape, clip_shape, frames_shape, kept_frames
 
 
 class TracedPass(NamedTuple):
@@ -160,12 +160,10 @@ class TracedField:
         trace.cached[op] = Cached((b, c, past, *sizes), (b, c, kept, *sizes), len(trace.passes))
 
     def frames(self) -> TracedField:
-        b, c, t, *sizes = self.shape
-        return TracedField(self.trace, self.index, (b * t, c, *sizes))
+        return TracedField(self.trace, self.index, frames_shape(self.shape))
 
     def clip(self, batch: int) -> TracedField:
-        frames, c, *sizes = self.shape
-        return TracedField(self.trace, self.index, (batch, c, frames // batch, *sizes))
+        return TracedField(self.trace, self.index, clip_shape(self.shape, batch))
 
     def _made(self, traced: TracedPass) -> TracedField:
         self.trace.passes.append(traced)

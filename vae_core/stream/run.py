@@ -19,7 +19,7 @@ from torch import Tensor
 from ..device import Ferry, ran_out_of, release
 from ..errors import BudgetError
 from ..geometry import Region, cells, cut_again, grid, slices
-from ..nets.passes import Carry, Chain, Field, OnTile, Op, Place, Shape, Tile
+from ..nets.passes import Carry, Chain, Field, OnTile, Op, Place, Shape, Tile, clip_shape, frames_shape
 from ..nets.segments import Segment
 from ..nets.trace import Trace
 from ..schedule import HOMES, Held, Home, Replan, Step, Steps
@@ -91,12 +91,10 @@ class SkippedField(StreamField):
         self.run, self.index, self.shape, self.data, self.home = run, index, shape, None, "device"
 
     def frames(self) -> SkippedField:
-        b, c, t, *sizes = self.shape
-        return SkippedField(self.run, self.index, (b * t, c, *sizes))
+        return SkippedField(self.run, self.index, frames_shape(self.shape))
 
     def clip(self, batch: int) -> SkippedField:
-        frames, c, *sizes = self.shape
-        return SkippedField(self.run, self.index, (batch, c, frames // batch, *sizes))
+        return SkippedField(self.run, self.index, clip_shape(self.shape, batch))
 
 
 class FieldView(StreamField):

@@ -22,7 +22,7 @@ from torch import Tensor
 import vae_core
 from benchmarks.meter import Meter
 from vae_core.models import CLASSES
-from vae_core.resume import FinishedChunks, forget
+from vae_core.resume import FinishedChunks, forget, frames_kept
 from vae_core.spec import COGVIDEOX, QWEN, VARIANTS, WAN
 from vae_core.stream.homes import SCRATCH_VARIABLE
 
@@ -216,9 +216,9 @@ def test_a_stopped_decode_goes_on(tmp_path: Path, network: str, tile: int | None
     expected, chunks = joined(vae.decode_frames(z, tile=tile)), len([*vae.decode_frames(z)])
     for stop in {0, 1, 2, chunks - 1, chunks}:
         stopped = vae.decode_frames(z, tile=tile, resume=tmp_path / "work")
-        for _ in range(stop):
-            next(stopped)
+        made = sum(next(stopped).shape[2] for _ in range(stop))
         del stopped
+        assert frames_kept(tmp_path / "work") == made, "each chunk is kept before it is given away"
         again = joined(vae.decode_frames(z, tile=tile, resume=tmp_path / "work"))
         assert torch.equal(again, expected)
         forget(tmp_path / "work")
@@ -254,6 +254,7 @@ def test_the_folder_of_another_decode_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_folder_is_refused(tmp_path: Path, damage: str) -> None:
     vae, z = clip_vae(WAN), random_latents(4, 3, 3)
     chunks = vae.decode_frames(z, resume=tmp_path)
+    assert frames_kept(tmp_path) == 0
     for _ in range(3):
         next(chunks)
     file = tmp_path / "chunk-000001.safetensors"
@@ -263,6 +264,7 @@ def test_a_damaged_folder_is_refused(tmp_path: Path, damage: str) -> None:
         file.write_bytes(file.read_bytes()[:-7])
     with pytest.raises(vae_core.InputError, match=r"chunk-000001.*delete .* to begin anew"):
         joined(vae.decode_frames(z, resume=tmp_path))
+    assert frames_kept(tmp_path) == 0
 
 
 def test_a_full_disk_ends_the_keeping_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

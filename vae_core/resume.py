@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -28,6 +28,7 @@ from .nets.passes import CausalCache, Op
 from .whole_files import whole
 
 FORMAT = "exact-vae resume 1"
+CHUNK = "chunk-{:06}.safetensors"
 SAMPLED_ELEMENTS = 64
 """Of each weight: enough to tell one set of weights from another."""
 
@@ -50,6 +51,25 @@ def forget(folder: str | Path) -> None:
     """Delete a folder of finished chunks; nothing happens where there is none, or where it is not such a folder."""
     if (Path(folder) / "job.json").is_file():
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def frames_kept(folder: str | Path) -> int:
+    """How many frames a run that goes on from a folder need not decode again; 0 where it could not go on."""
+    numbers = _finished(Path(folder))
+    try:
+        return sum(_frames_in(Path(folder) / CHUNK.format(i)) for i in range(max(numbers, default=-1) + 1))
+    except (OSError, SafetensorError):
+        return 0
+
+
+def _frames_in(chunk: Path) -> int:
+    with safe_open(chunk, framework="pt") as file:
+        return file.get_slice("pixels").get_shape()[2]
+
+
+def _finished(folder: Path) -> list[int]:
+    """Numbers of the chunks after which there is a causal cache."""
+    return [int(m[1]) for f in folder.glob("cache-*") if (m := re.fullmatch(r"cache-(\d+)\.safetensors", f.name))]
 
 
 class FinishedChunks:
@@ -79,15 +99,14 @@ class FinishedChunks:
             )
 
     def _counted(self) -> int:
-        numbers = [int(m[1]) for f in self.folder.iterdir() if (m := re.fullmatch(r"cache-(\d+)\.safetensors", f.name))]
-        last = max(numbers, default=-1)
+        last = max(_finished(self.folder), default=-1)
         missing = next((i for i in range(last + 1) if not self._chunk(i).is_file()), None)
         if missing is not None:
             raise InputError(f"{self._chunk(missing)}: is missing; delete {self.folder} to begin anew")
         return last + 1
 
     def _chunk(self, number: int) -> Path:
-        return self.folder / f"chunk-{number:06}.safetensors"
+        return self.folder / CHUNK.format(number)
 
     def _cache(self, number: int) -> Path:
         return self.folder / f"cache-{number:06}.safetensors"

@@ -390,10 +390,10 @@ def chunks_in(folder: Path) -> int:
     return len(list(folder.glob("chunk-*")))
 
 
-def stop_at_some_moment(decode: subprocess.Popen[str], folder: Path, how: signal.Signals) -> str:
-    """After another chunk is on the disk; what it said on standard error."""
+def stop_at_some_moment(decode: subprocess.Popen[str], folder: Path, how: signal.Signals, chunks: int = 1) -> str:
+    """After so many more chunks are on the disk; what it said on standard error."""
     before = chunks_in(folder)
-    while decode.poll() is None and chunks_in(folder) <= before:
+    while decode.poll() is None and chunks_in(folder) < before + chunks:
         time.sleep(0.001)
     time.sleep(random.uniform(0, 0.05))
     decode.send_signal(how)
@@ -429,7 +429,7 @@ def test_a_decode_killed_ten_times_goes_on(run, clip_vae, tmp_path, network, lat
 def test_ctrl_c_says_how_to_go_on(run, wan, tmp_path):
     source, out = stored(tmp_path, random_latents(41, 8, 8)), tmp_path / "out.mp4"
     decode = start(source, out, wan)
-    said = stop_at_some_moment(decode, tmp_path / "out.mp4.resume", signal.SIGINT)
+    said = stop_at_some_moment(decode, tmp_path / "out.mp4.resume", signal.SIGINT, chunks=2)
     assert decode.returncode == STOPPED, said
     last = said.splitlines()[-1]
     assert last.startswith("vae_core: stopped; ") and "of 161 frames" in last and "--resume" in last

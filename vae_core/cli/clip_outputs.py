@@ -18,7 +18,7 @@ from .. import VAE, ExactVAEError
 from ..errors import InputError
 from ..media import Sink, check_sink, numbered, open_sink
 from ..media.video_sinks import KINDS, sink_kind
-from ..resume import forget
+from ..resume import forget, frames_kept
 from .arguments import run_options
 from .console import Console
 from .jobs import Job
@@ -195,9 +195,11 @@ def _going_on_later(resume: Path | None, watch: Watch, console: Console) -> Iter
 
 
 def _kept(resume: Path | None, watch: Watch) -> str:
-    if resume is None or not watch.done:
+    """Read from the folder: a chunk is there before it has reached the outputs."""
+    frames = 0 if resume is None else min(frames_kept(resume), watch.total)
+    if not frames:
         return ""
-    return f"{watch.done} of {watch.total} frames are kept in {resume}, and the same command with --resume goes on"
+    return f"{frames} of {watch.total} frames are kept in {resume}, and the same command with --resume goes on"
 
 
 def _sweep(outputs: Sequence[ClipOutput]) -> None:

@@ -74,7 +74,7 @@ def _indexed(x: Any, index: Any) -> Any:
         at = index.index(Ellipsis)
         index = (*index[:at], *[slice(None)] * (x.ndim - len(index) + 1), *index[at + 1 :])
     for axis, part in enumerate(index):
-        x = aten.slice.Tensor(x, axis, part.start, part.stop)
+        x = aten.slice.Tensor(x, axis, part.start, part.stop, part.step or 1)
     return x
 
 

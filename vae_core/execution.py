@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .device import (
     MeasuredPeak,
+    channels_innermost,
     disk_bytes,
     free_bytes,
     host_bytes,
@@ -29,6 +30,7 @@ from .device import (
     total_bytes,
 )
 from .errors import BudgetError, InputError, NonFiniteError
+from .nets.layouts import innermost
 from .nets.passes import Carry, Field, Op
 from .nets.trace import Trace, trace
 from .plan import COSTS, Budget, Case, Plan, Planner
@@ -251,15 +253,21 @@ class Execution:
         if plan.uploads:
             x = x.to(half.device, self._dtype())
         if plan.tile is None and plan.images == len(x):
+            x = self._laid_out(x)
             return run_whole(half.forward, x, plan.steps, progress, journal, self.carry)
         result = self._result(plan)
         for i, (one, place) in enumerate(zip(x.split(1), result.split(1), strict=True)):
             told = share(progress, i, len(x))
             if plan.tile is None:
-                place.copy_(run_whole(half.forward, one, plan.steps, told, journal))
+                place.copy_(run_whole(half.forward, self._laid_out(one), plan.steps, told, journal))
             else:
                 self._streamed(plan, one, place, told)
         return result
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        """The input of a whole run; every pass keeps its layout."""
+        half = self.half
+        return innermost(x) if channels_innermost(half.device, half.dtype, x.ndim) else x
 
     def _streamed(self, plan: Plan, x: Tensor, result: Tensor, progress: OnProgress | None) -> None:
         steps = tuple(replace(step, statistics=True) for step in plan.steps) if self.widened else plan.steps

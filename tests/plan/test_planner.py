@@ -18,7 +18,9 @@ from vae_core.plan import COSTS, Budget, Case, Plan, Planner
 
 NET = tiny_net("sdxl")
 TRACE = trace(NET.decode_field, (1, 4, 128, 96))
-CASE = Case(TRACE, itemsize=4, weight_bytes=1000, costs=COSTS["cpu"])
+ROOMY = replace(COSTS["cpu"], fresh_byte=0)
+"""A machine on which new memory costs nothing, as on a GPU, so that nothing undercuts the whole run."""
+CASE = Case(TRACE, itemsize=4, weight_bytes=1000, costs=ROOMY)
 PLANNER = Planner(CASE)
 APART = Planner(replace(CASE, costs=COSTS["cuda"], apart=True, input_home="host"))
 """The same where the device has a memory of its own."""
@@ -169,7 +171,7 @@ def test_where_values_may_overflow_inputs_are_kept_and_every_pass_can_be_repeate
 
 def test_networks_without_normalisation_may_run_depth_first() -> None:
     tiny = tiny_net("taesd")
-    planner = Planner(Case(trace(tiny.decode_field, (1, 4, 256, 256)), costs=COSTS["cpu"]))
+    planner = Planner(Case(trace(tiny.decode_field, (1, 4, 256, 256)), costs=ROOMY))
     whole = planner.plan(None)
     streamed = planner.plan(None, tile=32)
     assert whole.rung == "whole"
@@ -177,6 +179,17 @@ def test_networks_without_normalisation_may_run_depth_first() -> None:
     assert chosen.rung == "depth first" and chosen.device_bytes <= streamed.device_bytes // 2
     assert whole.operations < chosen.operations < 2 * whole.operations
     assert "depth first" not in {rung.name for rung in PLANNER.plan(None).rungs}
+
+
+def test_where_new_memory_costs_time_large_pictures_go_in_tiles_that_fit_what_is_at_hand() -> None:
+    """Passes of more than AT_HAND_BYTES are what costs; a small picture has none."""
+    for side, rung in ((32, "whole"), (512, "streamed")):
+        net = tiny_net("sdxl")
+        planner = Planner(Case(trace(net.decode_field, (1, 4, side, side)), costs=COSTS["cpu"]))
+        chosen = planner.plan(None)
+        assert chosen.rung == rung
+        assert chosen.steps == planner.plan(Budget(PLENTY), briefly=True).steps
+        assert chosen.operations <= 1.05 * planner.case.trace.operations
 
 
 def test_a_plan_is_integers_and_text() -> None:

@@ -3,6 +3,7 @@
 from .builds import known_problems
 from .copies import Ferry
 from .dtypes import default_dtype
+from .formats import channels_innermost
 from .memory import (
     MeasuredPeak,
     default_device,
@@ -19,6 +20,7 @@ from .memory import (
 __all__ = [
     "Ferry",
     "MeasuredPeak",
+    "channels_innermost",
     "default_device",
     "default_dtype",
     "disk_bytes",

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..geometry import Region, Span, Window, convolution_window
-from .layers import Pads, cast, padded_elements, split_pads, wide
+from .layers import Pads, cast, copied_bytes, padded_elements, split_pads, wide, zero_borders
+from .layouts import new_empty, select
 from .passes import Field, OnTile, Op, OpCache, Place, Shape, Source, Tile
 
 
@@ -72,9 +73,10 @@ class CausalConv3d(nn.Conv3d, Op):
     def _put_behind(self, x: Tensor, past: Tensor | None, unknown: int, pads: Pads) -> Tensor:
         """`x` behind the frames `past`, behind what stands for those that are unknown, and zeros around: in one copy."""
         b, c, t, h, w = x.shape
-        (before, _), *sides = pads
+        (before, after), *sides = pads
         frames, *size = [n + sum(pair) for n, pair in zip((t, h, w), pads, strict=True)]
-        made = x.new_zeros(b, c, frames, *size)
+        made = new_empty(x, (b, c, frames, *size))
+        zero_borders(made, ((0 if self.repeats_first else unknown, after), *sides))
         inside = made[:, :, :, sides[0][0] : sides[0][0] + h, sides[1][0] : sides[1][0] + w]
         inside[:, :, before : before + t].copy_(x)
         if past is not None:
@@ -84,7 +86,7 @@ class CausalConv3d(nn.Conv3d, Op):
         return made
 
     def bind(self, source: Source) -> OnTile:
-        weight, bias = self.weight.to(source.dtype), cast(self.bias, source.dtype)
+        weight, bias = source.kernel(self.weight), cast(self.bias, source.dtype)
         cache = source.cache(self)
 
         def on_tile(tile: Tile, place: Place) -> Tensor:
@@ -108,6 +110,9 @@ class CausalConv3d(nn.Conv3d, Op):
 
     def window(self, axis: int, out: Region, sizes: Sequence[int]) -> Window:
         return convolution_window(out[axis], sizes[axis], self.kernel_size[axis], self.stride[axis], self.pads[axis][0])
+
+    def kept(self, element_bytes: int) -> int:
+        return copied_bytes(self.weight, element_bytes)
 
     def flops(self, read: Shape, made: Shape) -> int:
         taps, *sides = self.kernel_size
@@ -174,8 +179,8 @@ class FramesFromChannels(Op):
     pixelwise = False
 
     def of(self, x: Tensor) -> Tensor:
-        b, c, t, h, w = x.shape
-        return x.view(b, 2, c // 2, t, h, w).permute(0, 2, 3, 1, 4, 5).reshape(b, c // 2, 2 * t, h, w)
+        even, odd = x.chunk(2, dim=1)
+        return torch.stack([even, odd], dim=3).flatten(2, 3)
 
     def out_shape(self, shape: Shape) -> Shape:
         b, c, t, h, w = shape
@@ -196,13 +201,13 @@ class RepeatedFrames(Op):
     pixelwise = False
 
     def of(self, x: Tensor) -> Tensor:
-        return x.index_select(2, _doubled(x.shape[2], Span(0, self.out_shape(x.shape)[2]), x.device))
+        return select(x, 2, _doubled(x.shape[2], Span(0, self.out_shape(x.shape)[2]), x.device))
 
     def bind(self, source: Source) -> OnTile:
         def on_tile(tile: Tile, place: Place) -> Tensor:
             t = place.windows[0].span
             whole = source.entering_shape[2]
-            return tile.data.index_select(2, _doubled(whole, place.region[0], tile.data.device) - t.start)
+            return select(tile.data, 2, _doubled(whole, place.region[0], tile.data.device) - t.start)
 
         return on_tile
 
@@ -228,7 +233,8 @@ class HalvedFrames(Op):
 
     def _halved(self, x: Tensor, alone: int) -> Tensor:
         """`alone` frames in front that stay as they are."""
-        pairs = x[:, :, alone:].unflatten(2, (-1, 2)).mean(3)
+        # As a mean over two, and laid out as x is.
+        pairs = (x[:, :, alone::2] * 0.5).add_(x[:, :, alone + 1 :: 2], alpha=0.5)
         return torch.cat([x[:, :, :alone], pairs], dim=2) if alone else pairs
 
     def bind(self, source: Source) -> OnTile:
@@ -346,7 +352,7 @@ def _enlarged(x: Tensor, region: Region, sizes: Sequence[int], coarse: Sequence[
     for axis, (span, size, count) in enumerate(zip(region, sizes, coarse, strict=True)):
         if size != count:
             first = _cell(axis, span.start, size, count)
-            x = x.index_select(2 + axis, _cell(axis, torch.arange(*span, device=x.device), size, count) - first)
+            x = select(x, 2 + axis, _cell(axis, torch.arange(*span, device=x.device), size, count) - first)
     return x
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..geometry import Region, Window
 from ..schedule import Home
+from .layouts import is_innermost
 
 Shape = tuple[int, ...]
 
@@ -89,6 +90,10 @@ class Source(Protocol):
     @property
     def entering_shape(self) -> Shape:
         """Of the whole Field that enters the pass."""
+        ...
+
+    def kernel(self, weight: Tensor) -> Tensor:
+        """A convolution's weight in the dtype and the layout of the pass: itself, or a copy."""
         ...
 
     def statistics(self) -> tuple[Tensor, Tensor]:
@@ -163,7 +168,7 @@ class Op:
     strided: bool = True
     """It reads a strided view as it is; torch's convolutions would copy it, unseen by any plan."""
     returns_view: bool = False
-    """What it returns may be a view that keeps its `scratch` alive."""
+    """What it returns may be a view of its `scratch`."""
     strided_parts: bool = True
     """The same as `strided`, of the parts of other Fields that it reads."""
     reach: int = 0
@@ -391,7 +396,7 @@ class Whole:
 
     def _view(self, x: Tensor) -> Whole:
         view = Whole(x, self.literal, self.on_pass, self.carry)
-        view.strided = not x.is_contiguous()
+        view.strided = not (x.is_contiguous() or is_innermost(x))
         self.views.append(view)
         return view
 

@@ -29,7 +29,7 @@ class TracedPass(NamedTuple):
     makes: int
     """The Field that it writes."""
     view: bool = False
-    """What enters is a strided view of a Field: a clip's frames as pictures, or the opposite."""
+    """What enters may be strided: a clip's frames as pictures, or the opposite, or the input, which lies as the caller has it."""
     past: tuple[int, ...] = ()
     """Of each operation, how many frames that entered it before the chunk are known."""
 
@@ -144,7 +144,7 @@ class TracedField:
     @property
     def _strided(self) -> bool:
         frames = self.shape[0] if len(self.shape) == 4 else self.shape[2]
-        return self.shape != self.trace.shapes[self.index] and frames > 1
+        return self.index == 0 or (self.shape != self.trace.shapes[self.index] and frames > 1)
 
     def whole(self, function: Callable[[Tensor], Tensor]) -> TracedField:
         return self._made(TracedPass(Chain(()), [self.shape], self.index, (), (self.index,), len(self.trace.shapes)))

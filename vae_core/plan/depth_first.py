@@ -110,9 +110,17 @@ class _Rows:
         """One tile of each kind: alike in what they need of every Field. A halo may reach the border from several tiles away."""
         kinds = []
         for axis, spans in enumerate(self.axes):
-            by_needs = {tuple(need[axis].size for need in self.needs[i].values()): span for i, span in enumerate(spans)}
+            by_needs = {self._needed(i, axis): span for i, span in enumerate(spans)}
             kinds.append([*by_needs.values()])
         return list(product(*kinds))
+
+    def _needed(self, i: int, axis: int) -> tuple[tuple[int, bool, bool], ...]:
+        """Along an axis, how much the `i`-th tile needs of each Field, and whether that lies at a border, where zeros are added."""
+        shapes = self.segment.trace.shapes
+        return tuple(
+            (need[axis].size, need[axis].start == 0, need[axis].stop == shapes[f][axis - 2])
+            for f, need in self.needs[i].items()
+        )
 
     def operations(self) -> int:
         """Over all tiles. An operation's count is a product over axes."""
@@ -166,7 +174,5 @@ def _patch(p: TracedPass, needs: Mapping[int, Region], caches_away: bool) -> _Pa
         cached = cached_elements(p, i, read, place) if caches_away else 0
         scratch = p.scratch(i, read, made, place)
         peak = max(peak, held + new + parts + scratch + cached)
-        held, owned = new or held, True
-        if op.returns_view and scratch:
-            peak = max(peak, 2 * held + scratch)  # what it is a view of, and its copy
+        held, owned = scratch if op.returns_view and scratch else new or held, True
     return _Patch(max(peak, held), held)

@@ -32,12 +32,23 @@ class Costs:
     """A byte between device and host memory."""
     disk_byte: float
     """A byte between memory and a temporary file."""
+    fresh_byte: float = 0
+    """A byte of memory that the system has to hand out anew, for each tile that needs more than it keeps at hand."""
+
+    def fresh(self, size: int) -> int:
+        """What it costs to allocate so many bytes."""
+        return int(size * self.fresh_byte) if size > AT_HAND_BYTES else 0
 
 
-COSTS = {"cuda": Costs(2 * 10**9, 3_000, 100_000), "cpu": Costs(2 * 10**7, 1_000, 1_000)}
+AT_HAND_BYTES = 1 << 25
+"""How much freed memory the allocator of a CPU process keeps, as glibc does at most; what is beyond goes back to the system, which
+clears each page before it hands it out again."""
+
+
+COSTS = {"cuda": Costs(2 * 10**9, 3_000, 100_000), "cpu": Costs(2 * 10**7, 1_000, 1_000, fresh_byte=100)}
 """Orders of magnitude. A tile costs some 0.1 ms on either. A GPU makes some 20 T operations a second and moves 6 GB through pinned
-buffers; a CPU makes 0.2 T. A disk is taken to move 0.2 GB a second: some are faster, and files are for want of anything else. Not
-measured on a GPU."""
+buffers; a CPU makes 0.3 T, and gets 3 GB of new memory. A disk is taken to move 0.2 GB a second: some are faster, and files are for
+want of anything else. Not measured on a GPU."""
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ class Planner:
         """The cheapest way that fits the budget.
 
         `tile` allows streamed rungs of that edge only; `whole` everything at once only, whatever the budget. `without` names rungs
-        that have been tried and failed. `briefly` weighs no other rung where the whole run fits, which none undercuts. Raises
+        that have been tried and failed. `briefly` weighs no other rung where the whole run fits and none undercuts it. Raises
         BudgetError, saying what the smallest rung needs, when none fits.
         """
         limit = budget or Budget(1 << 62, 1 << 62 if self.case.apart else None)
@@ -149,7 +149,8 @@ class Planner:
         ways = []
         for way in self._ways(budget, tile, without):
             ways.append(way)
-            if briefly and way.rung.name == "whole" and way.rung.fits and "whole" not in without:
+            unbeaten = way.rung.name == "whole" and way.rung.fits and "whole" not in without
+            if briefly and unbeaten and not self._fresh(self.case.images):
                 break
         return ways
 
@@ -186,12 +187,25 @@ class Planner:
             peak += case.input_bytes
         else:
             host = case.input_bytes
-        if case.input_home != "device" or case.input_converts:
+        if case.input_home != "device" or case.input_converts or not case.apart:
+            # On a CPU it is laid out anew.
             peak += images * prod(case.trace.shapes[0]) * case.itemsize
-        cost = case.images * case.trace.operations + case.costs.tile * len(case.trace.passes) * (case.images // images)
+        passes = case.costs.tile * len(case.trace.passes) + self._fresh(images)
+        cost = case.images * case.trace.operations + passes * (case.images // images)
         name = "whole" if images == case.images else "whole, image by image"
         rung = self._rung(name, None, images, budget, (peak, host, 0), case.images * case.trace.operations, 0, cost)
         return Way(rung, whole_steps(case.trace))
+
+    def _fresh(self, images: int) -> int:
+        """What whole runs of so many images cost because each pass's memory is new."""
+        case = self.case
+        if not case.costs.fresh_byte:
+            return 0
+        made = (
+            sum(prod(shape) for op, shape in zip(p.chain.ops, p.stages[1:], strict=True) if not op.in_place)
+            for p in case.trace.passes
+        )
+        return sum(case.costs.fresh(elements * images * case.itemsize) for elements in made)
 
     def _depth_first(self, budget: Budget) -> Way | None:
         """Depth first as far as the network allows it and it pays; None where nothing goes so."""

@@ -303,7 +303,8 @@ class Streamable:
     ) -> Option:
         far = moved["host"] + moved["disk"]
         copies = moved["host"] * self.costs.host_byte + moved["disk"] * self.costs.disk_byte
-        return Option(int(operations + tiles * self.costs.tile + copies), tile, need, operations, far)
+        each = self.costs.tile + self.costs.fresh(need.device)
+        return Option(int(operations + tiles * each + copies), tile, need, operations, far)
 
     def _reading(self, f: Live) -> Reading:
         """On a CPU a file is mapped, and read like memory."""

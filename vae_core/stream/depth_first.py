@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import Region, Span, slices
+from ..nets.layouts import dense, innermost
 from ..nets.passes import Field, OnTile, Op, OpCache, Shape, Tile
 from ..nets.segments import Segment, in_field
 from ..nets.trace import TracedField, TracedPass
@@ -39,7 +40,11 @@ class _Source(NamedTuple):
     patches: _Patches
     caches: Mapping[Op, OpCache]
     dtype: torch.dtype
+    innermost: bool
     entering_shape: Shape
+
+    def kernel(self, weight: Tensor) -> Tensor:
+        return innermost(weight.to(self.dtype)) if self.innermost else weight.to(self.dtype)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         raise AssertionError("a pass that normalises over the picture cannot run depth first")
@@ -64,9 +69,11 @@ class DepthFirst:
         fetch: Callable[[Region], Tensor],
         caches: Mapping[Op, OpCache],
         dtype: torch.dtype,
+        *,
+        innermost: bool,
     ):
-        self.segment, self.fetch, self.patches = segment, fetch, _Patches()
-        sources = [_Source(self.patches, caches, dtype, p.stages[0]) for p in segment.passes]
+        self.segment, self.fetch, self.patches, self.innermost = segment, fetch, _Patches(), innermost
+        sources = [_Source(self.patches, caches, dtype, innermost, p.stages[0]) for p in segment.passes]
         self.bound = [
             [op.bind(source) for op in p.chain.ops] for p, source in zip(segment.passes, sources, strict=True)
         ]
@@ -90,8 +97,8 @@ class DepthFirst:
     def _patch(self, p: TracedPass, on_tiles: Sequence[OnTile], region: Region) -> Tensor:
         places = p.chain.places(in_field(p.shape, region), p.stages)
         view = self.patches.view(p.enters, tuple(w.span for w in places[0].windows[-2:]), p.stages[0])
-        tile = Tile(view if p.chain.strided else view.contiguous(), 0, owned=False)
+        tile = Tile(view if p.chain.strided else dense(view, self.innermost), 0, owned=False)
         del view
         for on_tile, place in zip(on_tiles, places, strict=True):
             tile = Tile(on_tile(tile, place), 0, owned=True)
-        return tile.data.contiguous()
+        return dense(tile.data, self.innermost)

@@ -8,10 +8,12 @@ import tempfile
 from itertools import count
 from math import prod
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from ..nets.layouts import stored
 from ..nets.passes import Shape
 from ..schedule import Home
 
@@ -24,26 +26,47 @@ _numbers = count()
 
 
 class Homes:
-    """Memory for the Fields of one run on `device`."""
+    """Memory for the Fields of one run on `device`: contiguous, or with the channels `innermost`."""
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    def __init__(self, device: torch.device, innermost: bool = False):
+        self.device, self.innermost = device, innermost
         self.scratch: Scratch | None = None
+        self._spare: torch.UntypedStorage | None = None
 
     def empty(self, shape: Shape, dtype: torch.dtype, home: Home, tokens: bool = False) -> Tensor:
-        """An unwritten Field `b c …`; with `tokens` its channels lie innermost, so that `b n c` is a view of it.
+        """An unwritten Field `b c …`; with `tokens` its channels lie innermost in any case, so that `b n c` is a view of it.
 
         Raises OSError if the disk is full.
         """
         if home == "disk" and self.scratch is None:
             self.scratch = Scratch()
-        stored = (shape[0], *shape[2:], shape[1]) if tokens else shape
+        innermost = tokens or self.innermost
+        lies, spare = stored(shape) if innermost else shape, self._take_spare()
         if home == "disk":
             assert self.scratch is not None
-            data = self.scratch.empty(prod(stored), dtype).view(stored)
+            data = self.scratch.empty(prod(lies), dtype).view(lies)
+        elif spare is not None and spare.nbytes() == prod(lies) * dtype.itemsize:
+            data = torch.empty(0, dtype=dtype).set_(cast(Any, spare), 0, lies)
         else:
-            data = torch.empty(stored, dtype=dtype, device=self.device if home == "device" else "cpu")
-        return data.movedim(-1, 1) if tokens else data
+            del spare
+            data = torch.empty(lies, dtype=dtype, device=self.device if home == "device" else "cpu")
+        return data.movedim(-1, 1) if innermost else data
+
+    def recycle(self, field: Tensor) -> None:
+        """The memory of a Field that no one reads any more, for a next one that is as large and comes at once; see `settle`.
+
+        On CPUs, where the system clears each page of new memory first, which takes a tenth of a run. Devices have caches for this.
+        """
+        if self.device.type == "cpu" and field.device.type == "cpu":
+            self._spare = field.untyped_storage()
+
+    def settle(self) -> None:
+        """Let go of what nobody has taken."""
+        self._spare = None
+
+    def _take_spare(self) -> torch.UntypedStorage | None:
+        spare, self._spare = self._spare, None
+        return spare
 
     def beyond(self, home: Home) -> Home | None:
         """The next place farther away; None behind the last. The CPU's own memory is the host's."""

@@ -16,9 +16,10 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from ..device import Ferry, ran_out_of, release
+from ..device import Ferry, channels_innermost, ran_out_of, release
 from ..errors import BudgetError
 from ..geometry import Region, cells, cut_again, grid, slices
+from ..nets.layouts import dense, innermost
 from ..nets.passes import Carry, Chain, Field, OnTile, Op, Place, Shape, Tile, clip_shape, frames_shape
 from ..nets.segments import Segment
 from ..nets.trace import Trace
@@ -173,12 +174,16 @@ class _Source:
 
     def __init__(self, run: Streamed, work: _Pass):
         self.entering, self.device, self.dtype = work.x, run.device, run.dtype
+        self.innermost = run.homes.innermost
         self.caches = run.caches.of_pass(work.chain.ops, work.stages, run.dtype)
         self.parts: dict[int, Tensor] = {}
 
     @property
     def entering_shape(self) -> Shape:
         return self.entering.shape
+
+    def kernel(self, weight: Tensor) -> Tensor:
+        return innermost(weight.to(self.dtype)) if self.innermost else weight.to(self.dtype)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         assert self.entering.moments is not None, "the plan kept no statistics of a Field that is normalised"
@@ -305,7 +310,13 @@ class Streamed:
         caches: dict[Op, StreamedCache] = {}
         for p in segment.passes:
             caches.update(self.caches.of_pass(p.chain.ops, p.stages, self.dtype))
-        run = DepthFirst(segment, lambda region: self._arrived(x.all[slices(region)], x.index), caches, self.dtype)
+        run = DepthFirst(
+            segment,
+            lambda region: self._arrived(x.all[slices(region)], x.index),
+            caches,
+            self.dtype,
+            innermost=self.homes.innermost,
+        )
         while work.todo:
             image, region = work.todo[0]
             data = run.tile(region[-2:]).to(out.all.dtype)
@@ -327,7 +338,7 @@ class Streamed:
         window = work.x.part(image, tuple(w.span for w in places[0].windows))
         data = self._arrived(window, work.x.index)
         if data is window and not work.chain.strided:
-            data = window.contiguous()
+            data = dense(window, self.homes.innermost)
         parts = {}
         for op, place in zip(work.chain.ops, places, strict=True):
             for other in cast("tuple[StreamField, ...]", op.reads()):
@@ -398,6 +409,7 @@ class Streamed:
             data, home, work.overwritten = dying.all[:, : shape[1]], dying.home, dying
         else:
             data = self.homes.empty(shape, self.dtype, home, step.tokens)
+        self.homes.settle()
         moments = Moments(shape[0], shape[1], self.dtype, self.device) if step.statistics else None
         work.out = StreamField(self, len(self.fields), data, home, moments, step.tokens)
         return work.out
@@ -406,7 +418,9 @@ class Streamed:
         out, step = self._output(work), work.step
         self.fields.append(out)
         for index in step.frees if step.overwrites is None else (*step.frees, step.overwrites):
-            self.fields[index].data = None
+            dead, self.fields[index].data = self.fields[index].data, None
+            if dead is not None and index != step.overwrites and self.fields[index].home != "disk":
+                self.homes.recycle(dead)
         return out
 
     # --- mishaps ------------------------------------------------------------------------------------------------------
@@ -516,7 +530,7 @@ def run_streamed(
     """
     run = Streamed(
         steps,
-        Homes(device),
+        Homes(device, channels_innermost(device, dtype or x.dtype, x.ndim)),
         dtype or x.dtype,
         result=result,
         progress=progress,
@@ -529,4 +543,5 @@ def run_streamed(
     try:
         return cast(StreamField, forward(run.enter(x))).all
     finally:
+        run.homes.settle()
         run.fields.clear()  # they refer to the run, and would keep their tensors until the garbage collector comes by

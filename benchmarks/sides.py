@@ -21,6 +21,7 @@ Run = Callable[[Tensor], Tensor]
 
 OURS = {
     "vae_core": {"mode": "whole"},
+    "vae_core, by default": {},
     "vae_core, tiles of 512": {"tile": 512},
     "vae_core, tiles of 256": {"tile": 256},
     "vae_core, blended tiles": {"mode": "blend", "tile": 256},

@@ -26,6 +26,6 @@ def test_a_side_by_side_run(tmp_path: Path) -> None:
     ]
     subprocess.run([sys.executable, "-m", "benchmarks", *options, "-o", str(output)], cwd=ROOT, check=True)
     rows = [*csv.DictReader(output.open())]
-    assert [row["side"] for row in rows] == ["vae_core", "diffusers", "diffusers channels_last"]
+    assert [row["side"] for row in rows] == ["vae_core", "vae_core, by default", "diffusers", "diffusers channels_last"]
     assert all(float(row["median_s"]) > 0 and float(row["peak_mib"]) >= 0 for row in rows)
     assert float(rows[0]["ratio"]) == 1.0

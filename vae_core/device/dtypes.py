@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..nets.arithmetic import cpu_convolves
 from ..spec import Spec
 
 
@@ -24,17 +25,4 @@ def _is_fast(dtype: torch.dtype, device: torch.device) -> bool:
             # Emulated before Ampere (compute capability 8.0).
             return torch.cuda.get_device_capability(device) >= (8, 0) if torch.cuda.is_available() else True
         return dtype == torch.float16
-    return dtype == torch.bfloat16 and device.type == "cpu" and _cpu_has_bfloat16()
-
-
-def _cpu_has_bfloat16() -> bool:
-    """AMX, or the arithmetic of Arm, as torch sees the processor; torch before 2.6 tells nothing of it.
-
-    AVX512-BF16 alone does not do: SDXL decodes 512 px in 14.1 s with it, and in 9.2 s in float32 (benchmarks/README.md).
-    """
-    tell = getattr(torch.cpu, "get_capabilities", None)
-    if tell is not None:
-        has = tell()
-        return bool(has.get("amx_bf16") or has.get("bf16"))
-    ask = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return ask is not None and ask()
+    return dtype == torch.bfloat16 and device.type == "cpu" and cpu_convolves(dtype)

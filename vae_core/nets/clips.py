@@ -16,7 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..geometry import Region, Span, Window, convolution_window
-from .layers import Pads, cast, copied_bytes, padded_elements, split_pads, wide, zero_borders
+from .layers import (
+    Pads,
+    cast,
+    convolving_elements,
+    copied_bytes,
+    kernel,
+    padded_elements,
+    split_pads,
+    wide,
+    zero_borders,
+)
 from .layouts import new_empty, select
 from .passes import Field, OnTile, Op, OpCache, Place, Shape, Source, Tile
 
@@ -47,10 +57,14 @@ class CausalConv3d(nn.Conv3d, Op):
     def forward(self, x: Tensor) -> Tensor:
         return self._convolve(x, None, self.pads, self.weight, self.bias)
 
-    of = forward
+    literal = forward
+
+    def of(self, x: Tensor) -> Tensor:
+        return self.of_after(x, None)
 
     def of_after(self, x: Tensor, past: Tensor | None) -> Tensor:
-        return self._convolve(x, past, self.pads, self.weight, self.bias)
+        weight = kernel(self.weight, x.dtype)
+        return self._convolve(x, past, self.pads, weight, cast(self.bias, weight.dtype))
 
     @property
     def geometry(self) -> Hashable:
@@ -67,8 +81,12 @@ class CausalConv3d(nn.Conv3d, Op):
         own, rest = split_pads(((unknown + known, after), *sides))
         x = self._put_behind(x, past, unknown, rest) if known or any(map(any, rest)) else x
         if x.shape[2] == weight.shape[2] == 1:
-            return F.conv2d(x.squeeze(2), weight.squeeze(2), bias, self.stride[1:], own[1:]).unsqueeze(2)
-        return F.conv3d(x, weight, bias, self.stride, own)
+            made = F.conv2d(x.squeeze(2).to(weight.dtype), weight.squeeze(2), bias, self.stride[1:], own[1:]).unsqueeze(
+                2
+            )
+        else:
+            made = F.conv3d(x.to(weight.dtype), weight, bias, self.stride, own)
+        return made.to(x.dtype)
 
     def _put_behind(self, x: Tensor, past: Tensor | None, unknown: int, pads: Pads) -> Tensor:
         """`x` behind the frames `past`, behind what stands for those that are unknown, and zeros around: in one copy."""
@@ -86,7 +104,8 @@ class CausalConv3d(nn.Conv3d, Op):
         return made
 
     def bind(self, source: Source) -> OnTile:
-        weight, bias = source.kernel(self.weight), cast(self.bias, source.dtype)
+        weight = source.kernel(self.weight)
+        bias = cast(self.bias, weight.dtype)
         cache = source.cache(self)
 
         def on_tile(tile: Tile, place: Place) -> Tensor:
@@ -100,8 +119,9 @@ class CausalConv3d(nn.Conv3d, Op):
         return on_tile
 
     def at(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-        """The convolution of whole tensors, computed in `dtype`."""
-        weight, bias = self.weight.to(dtype), cast(self.bias, dtype)
+        """The convolution of whole tensors of `dtype`."""
+        weight = kernel(self.weight, dtype)
+        bias = cast(self.bias, weight.dtype)
         return lambda x: self._convolve(x, None, self.pads, weight, bias)
 
     def out_shape(self, shape: Shape) -> Shape:
@@ -125,7 +145,8 @@ class CausalConv3d(nn.Conv3d, Op):
         t = place.windows[0].span.size
         if made[2] == 1 and not self.repeats_first:
             before = min(before, read[2] - t)
-        return padded_elements((*read[:2], t, *read[3:]), ((before, after), *sides))
+        padded = padded_elements((*read[:2], t, *read[3:]), ((before, after), *sides))
+        return convolving_elements(self.weight, prod(read), padded, prod(made))
 
 
 def _own(tile: Tile, place: Place) -> tuple[Tensor, int, Region]:

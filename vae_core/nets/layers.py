@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..geometry import Region, Span, Window, convolution_window
+from .arithmetic import convolving_dtype
 from .layouts import dense, is_innermost, new_empty
 from .passes import Field, OnTile, Op, Place, Shape, Source, Tile
+from .statistics import channel_statistics, needs_care
 
 Pads = tuple[tuple[int, int], ...]
 
@@ -69,6 +71,19 @@ def along_channels(values: Tensor, x: Tensor) -> Tensor:
     return values.view(1, -1, *(1,) * (x.ndim - 2))
 
 
+def kernel(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A convolution's weight for a pass in `dtype`: in that, or in the wider one in which convolutions are computed."""
+    weight = weight.to(dtype)
+    return weight.to(convolving_dtype(weight))
+
+
+def convolving_elements(weight: Tensor, read: int, padded: int, made: int) -> int:
+    """Elements, of the weight's own size, that a convolution holds besides `read`, of which `padded` is a copy, and `made`."""
+    if convolving_dtype(weight) == weight.dtype:
+        return padded
+    return max(3 * padded - made, 2 * (padded or read) + made)
+
+
 class Conv2d(nn.Conv2d, Op):
     """A convolution with zero padding `pads = (before, after)`, the same on both axes."""
 
@@ -84,7 +99,10 @@ class Conv2d(nn.Conv2d, Op):
     def forward(self, x: Tensor) -> Tensor:
         return self._convolve(x, (self.pads, self.pads), self.weight, self.bias)
 
-    of = forward
+    literal = forward
+
+    def of(self, x: Tensor) -> Tensor:
+        return self.at(x.dtype)(x)
 
     @property
     def geometry(self) -> Hashable:
@@ -92,6 +110,8 @@ class Conv2d(nn.Conv2d, Op):
 
     def _convolve(self, x: Tensor, missing: Pads, weight: Tensor, bias: Tensor | None) -> Tensor:
         own, rest = split_pads(missing)
+        if weight.dtype != x.dtype:
+            return F.conv2d(pad(x, rest).to(weight.dtype), weight, bias, self.stride, own).to(x.dtype)
         if x.device.type == "cpu" and x.dtype == torch.bfloat16 and self._makes_one_column(x, missing):
             # oneDNN (torch 2.13, AMX) returns garbage for a strided bfloat16 convolution with an output one column wide.
             wider = (*missing[:-1], (missing[-1][0], missing[-1][1] + self.stride[-1]))
@@ -103,12 +123,14 @@ class Conv2d(nn.Conv2d, Op):
         return self.stride[-1] > 1 and width < self.kernel_size[-1] + self.stride[-1]
 
     def bind(self, source: Source) -> OnTile:
-        weight, bias = source.kernel(self.weight), cast(self.bias, source.dtype)
+        weight = source.kernel(self.weight)
+        bias = cast(self.bias, weight.dtype)
         return lambda tile, place: self._convolve(tile.data, place.missing, weight, bias)
 
     def at(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-        """The convolution of whole tensors, computed in `dtype`."""
-        weight, bias = self.weight.to(dtype), cast(self.bias, dtype)
+        """The convolution of whole tensors of `dtype`."""
+        weight = kernel(self.weight, dtype)
+        bias = cast(self.bias, weight.dtype)
         return lambda x: self._convolve(x, (self.pads, self.pads), weight, bias)
 
     def out_shape(self, shape: Shape) -> Shape:
@@ -126,7 +148,7 @@ class Conv2d(nn.Conv2d, Op):
         return 2 * prod(made) * self.in_channels * prod(self.kernel_size)
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
-        return padded_elements(read, place.missing)
+        return convolving_elements(self.weight, prod(read), padded_elements(read, place.missing), prod(made))
 
     def kept(self, element_bytes: int) -> int:
         return copied_bytes(self.weight, element_bytes)
@@ -134,6 +156,7 @@ class Conv2d(nn.Conv2d, Op):
 
 def copied_bytes(weight: Tensor, element_bytes: int) -> int:
     """Of the copy of a weight that a pass works with: in a wider dtype, or, on a CPU, with the channels innermost."""
+    element_bytes = max(element_bytes, convolving_dtype(weight).itemsize)
     there = weight.element_size() == element_bytes and (weight.device.type == "cuda" or is_innermost(weight))
     return 0 if there else weight.numel() * element_bytes
 
@@ -175,7 +198,10 @@ class UpsampleConv2d(nn.Conv2d, Op):
     def forward(self, x: Tensor) -> Tensor:
         return F.conv_transpose2d(x, self.transposed_kernel(), self.bias, self.factor, padding=1)
 
-    of = forward
+    def of(self, x: Tensor) -> Tensor:
+        weight = self.transposed_kernel(convolving_dtype(x))
+        bias = cast(self.bias, weight.dtype)
+        return F.conv_transpose2d(x.to(weight.dtype), weight, bias, self.factor, padding=1).to(x.dtype)
 
     def literal(self, x: Tensor) -> Tensor:
         return F.conv2d(
@@ -183,14 +209,16 @@ class UpsampleConv2d(nn.Conv2d, Op):
         )
 
     def bind(self, source: Source) -> OnTile:
-        kernel, s = source.kernel(self.transposed_kernel(source.dtype)), self.factor
-        bias = cast(self.bias, source.dtype)
+        dtype = torch.promote_types(source.dtype, convolving_dtype(self.weight))
+        weight, s = source.kernel(self.transposed_kernel(dtype)), self.factor
+        bias = cast(self.bias, weight.dtype)
 
         def on_tile(tile: Tile, place: Place) -> Tensor:
             # A halo cell inside the picture contributes `factor` output cells beyond the region. Where an axis has a halo cell on
             # both sides, the padding crops them; where it has one on one side only, they are cut off afterwards.
             padding = tuple(1 if any(sides) else s + 1 for sides in place.missing)
-            y = F.conv_transpose2d(tile.data, kernel, bias, s, padding=padding)  # type: ignore[arg-type]
+            x = tile.data.to(weight.dtype)
+            y = F.conv_transpose2d(x, weight, bias, s, padding=padding).to(tile.data.dtype)  # type: ignore[arg-type]
             # Without gaps: statistics of a strided tile take several times as long as its copy.
             return dense(y[(..., *(_without_halo(sides, s) for sides in place.missing))], is_innermost(y))
 
@@ -208,6 +236,7 @@ class UpsampleConv2d(nn.Conv2d, Op):
         return 2 * prod(read) * self.out_channels * (self.factor + 2) ** 2
 
     def kept(self, element_bytes: int) -> int:
+        element_bytes = max(element_bytes, convolving_dtype(self.weight).itemsize)
         return self.weight.shape[:2].numel() * (self.factor + 2) ** 2 * element_bytes
 
     def preparing(self, element_bytes: int) -> int:
@@ -217,7 +246,8 @@ class UpsampleConv2d(nn.Conv2d, Op):
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
         extra = [self.factor * (bool(before) != bool(after)) for before, after in place.missing]
-        return prod(made[:2]) * prod(map(add, made[2:], extra)) if any(extra) else 0
+        beyond = prod(made[:2]) * prod(map(add, made[2:], extra))
+        return (beyond if any(extra) else 0) + convolving_elements(self.weight, prod(read), 0, beyond)
 
 
 def _with_box(w: Tensor, size: int, axis: int) -> Tensor:
@@ -239,20 +269,32 @@ class GroupNorm(nn.GroupNorm, Op):
 
     reads_statistics = True
 
-    def of(self, x: Tensor) -> Tensor:
+    def literal(self, x: Tensor) -> Tensor:
         return self(x)
+
+    def of(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or not needs_care(x):
+            return self(x)
+        means, variances = zip(*map(channel_statistics, x.split(1)), strict=True)
+        scale, shift = self._linear(*self._of_groups(torch.stack(means), torch.stack(variances)))
+        ends = (1,) * (x.ndim - 2)
+        return torch.addcmul(shift.view(*shift.shape, *ends), x, scale.view(*scale.shape, *ends))
+
+    def _linear(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift of each channel."""
+        scale = self.weight.to(mean.dtype) * (var + self.eps).rsqrt()
+        return scale, self.bias.to(mean.dtype) - mean * scale
 
     def bind(self, source: Source) -> OnTile:
         mean, var = self._of_groups(*source.statistics())
-        weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
         if mean.device.type != "cpu" or source.dtype != mean.dtype:
             # With its statistics known, it is a batch normalisation in evaluation mode: one read, one write, rounded once.
+            weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
             return lambda tile, place: F.batch_norm(
                 tile.data, mean[tile.image], var[tile.image], weight, bias, training=False, eps=self.eps
             )
         # The same, but quick on a strided tile too, where torch's CPU kernel takes four times as long.
-        scale = weight * (var + self.eps).rsqrt()
-        shift = bias - mean * scale
+        scale, shift = self._linear(mean, var)
         return lambda tile, place: torch.addcmul(
             along_channels(shift[tile.image], tile.data), tile.data, along_channels(scale[tile.image], tile.data)
         )

@@ -93,7 +93,7 @@ class Source(Protocol):
         ...
 
     def kernel(self, weight: Tensor) -> Tensor:
-        """A convolution's weight in the dtype and the layout of the pass: itself, or a copy."""
+        """A convolution's weight in the layout of the pass and the dtype in which it convolves: itself, or a copy."""
         ...
 
     def statistics(self) -> tuple[Tensor, Tensor]:

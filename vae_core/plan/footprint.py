@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ..geometry import Span, Window, span_kinds
 from ..nets.passes import Place
+from ..nets.statistics import BAND_ELEMENTS
 from ..nets.trace import Cached, Trace, TracedPass
 from ..schedule import HOMES, Home
 
@@ -123,7 +124,9 @@ class Tiling:
         inputs = max(self._inputs(kind, enters, reads, itemsize) for kind in self.kinds)
         fetches = enters.away or any(r.away for r in reads)
         converted = self.largest_made * out.itemsize if out.itemsize != itemsize else 0
-        after = self.largest_made * itemsize + converted + (inputs if fetches else 0)
+        # On a CPU, statistics are taken of a copy of a part.
+        copied = 0 if staged else min(self.largest_made, BAND_ELEMENTS) * itemsize
+        after = self.largest_made * itemsize + copied + converted + (inputs if fetches else 0)
         tile = max(self._computing(kind, enters, reads, itemsize, caches_away) for kind in self.kinds)
         arriving = self._arriving(enters, reads, itemsize)
         device = max(kept + max(tile, after, arriving), preparing) + self._vectors()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import Region, Span, slices
+from ..nets.layers import kernel
 from ..nets.layouts import dense, innermost
 from ..nets.passes import Field, OnTile, Op, OpCache, Shape, Tile
 from ..nets.segments import Segment, in_field
@@ -44,7 +45,8 @@ class _Source(NamedTuple):
     entering_shape: Shape
 
     def kernel(self, weight: Tensor) -> Tensor:
-        return innermost(weight.to(self.dtype)) if self.innermost else weight.to(self.dtype)
+        weight = kernel(weight, self.dtype)
+        return innermost(weight) if self.innermost else weight
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         raise AssertionError("a pass that normalises over the picture cannot run depth first")

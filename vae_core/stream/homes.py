@@ -46,7 +46,7 @@ class Homes:
             assert self.scratch is not None
             data = self.scratch.empty(prod(lies), dtype).view(lies)
         elif spare is not None and spare.nbytes() == prod(lies) * dtype.itemsize:
-            data = torch.empty(0, dtype=dtype).set_(cast(Any, spare), 0, lies)
+            data = cast(Any, torch.empty(0, dtype=dtype)).set_(spare, 0, lies)
         else:
             del spare
             data = torch.empty(lies, dtype=dtype, device=self.device if home == "device" else "cpu")

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..nets.statistics import channel_statistics, needs_care
+
 
 class Merged(NamedTuple):
     """The moments of one image with one more tile: count, mean and sum of squared deviations, `c` each."""
@@ -44,7 +46,9 @@ class Moments:
         return _merge(self.images[image], Merged(n, mean, var * n))
 
     def _of_tile(self, tile: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and population variance per channel, in one read of the tile and without a wider copy of it."""
+        """Mean and population variance per channel, without a wider copy of the tile."""
+        if needs_care(tile):
+            return channel_statistics(tile)
         unused = torch.zeros(2, tile.shape[1], dtype=self.dtype, device=tile.device)
         return torch.batch_norm_update_stats(tile, unused[0], unused[1], 0.0)
 

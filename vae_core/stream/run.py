@@ -19,6 +19,7 @@ from torch import Tensor
 from ..device import Ferry, channels_innermost, ran_out_of, release
 from ..errors import BudgetError
 from ..geometry import Region, cells, cut_again, grid, slices
+from ..nets.layers import kernel
 from ..nets.layouts import dense, innermost
 from ..nets.passes import Carry, Chain, Field, OnTile, Op, Place, Shape, Tile, clip_shape, frames_shape
 from ..nets.segments import Segment
@@ -183,7 +184,8 @@ class _Source:
         return self.entering.shape
 
     def kernel(self, weight: Tensor) -> Tensor:
-        return innermost(weight.to(self.dtype)) if self.innermost else weight.to(self.dtype)
+        weight = kernel(weight, self.dtype)
+        return innermost(weight) if self.innermost else weight
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         assert self.entering.moments is not None, "the plan kept no statistics of a Field that is normalised"

@@ -1,0 +1,84 @@
+"""How Fields lie in memory: channels innermost from pass to pass, and memory that is taken over from one Field to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tiny_nets import tiny_net
+from torch import Tensor
+
+from vae_core.device import channels_innermost
+from vae_core.device.formats import gain_of_innermost
+from vae_core.nets.layouts import dense, innermost, is_innermost, select
+from vae_core.nets.passes import Whole
+from vae_core.nets.trace import trace
+from vae_core.schedule import Step
+from vae_core.stream import run_streamed
+from vae_core.stream.homes import Homes
+
+CPU = torch.device("cpu")
+
+
+def streamed_layouts(forward: Callable[[Any], Any], x: Tensor) -> list[bool]:
+    """Whether each Field of a streamed run lies with its channels innermost, the input left out."""
+    found: list[bool] = []
+
+    def watched(field: Any) -> Any:
+        made = forward(field)
+        found.extend(is_innermost(f.data) for f in made.run.fields[1:-1] if f.data is not None)
+        return made
+
+    steps = tuple(Step(tuple(-(-n // 2) for n in p.shape[2:]), statistics=True) for p in trace(forward, x.shape).passes)
+    run_streamed(watched, x, steps, CPU)
+    return found
+
+
+@pytest.mark.parametrize("name", ["sdxl", "taesd", "flux2"])
+@torch.inference_mode()
+def test_channels_stay_innermost(name: str) -> None:
+    """A single pass that lost the layout would double the time of all that follow."""
+    net = tiny_net(name)
+    for forward, channels, side in ((net.decode_field, net.config.latent_channels, 12), (net.encode_field, 3, 48)):
+        x = torch.randn(1, channels, side, side)
+        found: list[bool] = []
+        forward(Whole(innermost(x), on_pass=lambda made, found=found: found.append(is_innermost(made.data))))
+        assert found and all(found)
+        assert all(streamed_layouts(forward, x))
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 3, 4, 5), (2, 3, 4, 5), (1, 1, 4, 5), (1, 3, 1, 1), (1, 3, 4, 5, 6), (1, 3, 1, 5, 6)]
+)
+def test_layouts(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    lies = innermost(x)
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    assert is_innermost(lies) and lies.is_contiguous(memory_format=formats[x.ndim]) and torch.equal(lies, x)
+    assert is_innermost(x) == x.is_contiguous(memory_format=formats[x.ndim])
+    assert innermost(lies) is lies and dense(lies, True) is lies and dense(x, False) is x
+    cells = torch.tensor([0, 0, x.shape[2] - 1])
+    assert torch.equal(select(lies, 2, cells), x.index_select(2, cells))
+    assert is_innermost(select(lies, 2, cells)) or lies.is_contiguous(), "where both layouts are one, either will do"
+
+
+def test_cpus_have_the_channels_innermost_and_other_devices_are_measured() -> None:
+    assert channels_innermost(CPU, torch.float32, 4) and channels_innermost(CPU, torch.bfloat16, 5)
+    assert not channels_innermost(torch.device("cuda"), torch.float16, 5), "of clips nothing is measured"
+    assert 0.1 < gain_of_innermost(CPU, torch.float32) < 10
+
+
+def test_memory_is_taken_over_by_the_next_field_of_that_size_and_by_no_other() -> None:
+    homes = Homes(CPU, innermost=True)
+    first = homes.empty((1, 8, 6, 6), torch.float32, "device")
+    at = first.data_ptr()
+    homes.recycle(first)
+    second = homes.empty((1, 2, 12, 12), torch.float32, "device")
+    assert second.data_ptr() == at and is_innermost(second) and second.shape == (1, 2, 12, 12)
+    homes.recycle(second)
+    assert homes.empty((1, 8, 5, 5), torch.float32, "device").data_ptr() != at
+    homes.recycle(second)
+    homes.settle()
+    assert homes.empty((1, 8, 6, 6), torch.float32, "device").data_ptr() != at, "nobody has taken it, and it is let go"

@@ -1,0 +1,36 @@
+"""Mean and variance of the channels of a tensor, exactly enough to normalise by."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .layouts import is_innermost
+
+GUESSED_FROM = 64
+"""Cells whose mean is the first guess at the mean of all."""
+
+BAND_ELEMENTS = 1 << 19
+"""Of which a copy is made at a time: two MiB, so that it stays in the processor's cache."""
+
+
+def needs_care(x: Tensor) -> bool:
+    """Whether torch's own kernels would add up the channels of `x`, which lie innermost, one by one in float32.
+
+    Then (torch 2.13, CPU) a mean of five standard deviations is off by 1e-5 of one, and normalising by it shows in the result.
+    """
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not x.is_contiguous() and is_innermost(x)
+
+
+def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and population variance of each channel of `1 c …`, `c` each, in float32: sums of deviations from a first guess."""
+    cells = x.movedim(1, -1).reshape(-1, x.shape[1])
+    guess = cells[:: max(len(cells) // GUESSED_FROM, 1)].mean(0)
+    first, second = (torch.zeros(x.shape[1], dtype=torch.float64, device=x.device) for _ in range(2))
+    for band in cells.split(max(BAND_ELEMENTS // x.shape[1], 1)):
+        deviations = band - guess
+        first += deviations.sum(0)
+        second += deviations.square_().sum(0)
+        del deviations  # or it would be held while the next are computed
+    shift = first / len(cells)
+    return (guess + shift).float(), (second / len(cells) - shift.square()).float()

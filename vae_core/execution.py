@@ -254,7 +254,8 @@ class Execution:
             x = x.to(half.device, self._dtype())
         if plan.tile is None and plan.images == len(x):
             x = self._laid_out(x)
-            return run_whole(half.forward, x, plan.steps, progress, journal, self.carry)
+            # Contiguous, whatever the layout inside, as callers expect and safetensors demands.
+            return run_whole(half.forward, x, plan.steps, progress, journal, self.carry).contiguous()
         result = self._result(plan)
         for i, (one, place) in enumerate(zip(x.split(1), result.split(1), strict=True)):
             told = share(progress, i, len(x))

@@ -10,7 +10,9 @@ import torch
 from tiny_nets import tiny_net
 from torch import Tensor
 
-from vae_core.device import channels_innermost
+import vae_core
+from benchmarks.fake_cuda import fake_cuda
+from vae_core.device import Ferry, channels_innermost
 from vae_core.device.formats import gain_of_innermost
 from vae_core.nets.layouts import dense, innermost, is_innermost, select
 from vae_core.nets.passes import Whole
@@ -68,6 +70,25 @@ def test_cpus_have_the_channels_innermost_and_other_devices_are_measured() -> No
     assert channels_innermost(CPU, torch.float32, 4) and channels_innermost(CPU, torch.bfloat16, 5)
     assert not channels_innermost(torch.device("cuda"), torch.float16, 5), "of clips nothing is measured"
     assert 0.1 < gain_of_innermost(CPU, torch.float32) < 10
+
+
+def test_the_ferry_keeps_the_layout() -> None:
+    """Turning a tile over on the host would take longer than its way to the device. On fake CUDA tensors."""
+    with fake_cuda():
+        ferry = Ferry(torch.device("cuda"))
+        for lies_innermost in (True, False):
+            field = Homes(torch.device("cpu"), lies_innermost).empty((1, 8, 6, 6), torch.float32, "device")
+            fetched = ferry.fetch(field[..., 1:4, 2:5], "x")
+            assert is_innermost(fetched) == lies_innermost and fetched.device.type == "cuda"
+
+
+@torch.inference_mode()
+def test_results_are_contiguous() -> None:
+    """So that they can be saved as they are."""
+    vae: Any = vae_core.load_embedded(dtype=torch.float32)
+    for how in ({"mode": "whole"}, {}, {"tile": 16}):
+        assert vae.encode(torch.zeros(2, 3, 48, 64), **how).is_contiguous()
+        assert vae.decode(torch.zeros(2, 4, 6, 8), **how).is_contiguous()
 
 
 def test_memory_is_taken_over_by_the_next_field_of_that_size_and_by_no_other() -> None:

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..nets.layouts import stored
+
 
 class _Storing(NamedTuple):
     part: Tensor
@@ -91,10 +93,13 @@ class Ferry:
         self._buffers.clear()
 
     def _staged(self, slot: object, like: Tensor) -> Tensor:
-        """A pinned buffer of the shape and dtype of `like`."""
+        """A pinned buffer of the shape, layout and dtype of `like`."""
         count, old = prod(like.shape), self._buffers.get(slot)
         if old is None or old.numel() < count or old.dtype != like.dtype:
             self._buffers.pop(slot, None)
             del old
             self._buffers[slot] = torch.empty(count, dtype=like.dtype, pin_memory=True)
-        return self._buffers[slot][:count].view(like.shape)
+        flat = self._buffers[slot][:count]
+        if like.stride(1) != 1 or like.is_contiguous():
+            return flat.view(like.shape)
+        return flat.view(stored(tuple(like.shape))).movedim(-1, 1)

@@ -9,8 +9,7 @@ from torch import Tensor
 def convolving_dtype(x: Tensor) -> torch.dtype:
     """That of convolutions of tensors such as `x`: its own, but float32 on CPUs that have no unit for it.
 
-    Such a CPU takes twice as long in bfloat16 or float16 as in float32, conversions included (benchmarks/README.md), and rounds as
-    often.
+    Such a CPU takes nearly twice as long in bfloat16 or float16 as in float32, conversions included (benchmarks/README.md).
     """
     slow = x.device.type == "cpu" and x.dtype.itemsize == 2 and not cpu_convolves(x.dtype)
     return torch.float32 if slow else x.dtype

@@ -67,8 +67,8 @@ def cast(parameter: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def along_channels(values: Tensor, x: Tensor) -> Tensor:
-    """One value for each channel of `x`, `c` → `1 c 1 …`."""
-    return values.view(1, -1, *(1,) * (x.ndim - 2))
+    """One value for each channel of `x`, `c` → `1 c 1 …`; or for each image's, `b c` → `b c 1 …`."""
+    return values.view(-1, x.shape[1], *(1,) * (x.ndim - 2))
 
 
 def kernel(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -277,8 +277,7 @@ class GroupNorm(nn.GroupNorm, Op):
             return self(x)
         means, variances = zip(*map(channel_statistics, x.split(1)), strict=True)
         scale, shift = self._linear(*self._of_groups(torch.stack(means), torch.stack(variances)))
-        ends = (1,) * (x.ndim - 2)
-        return torch.addcmul(shift.view(*shift.shape, *ends), x, scale.view(*scale.shape, *ends))
+        return torch.addcmul(along_channels(shift, x), x, along_channels(scale, x))
 
     def _linear(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift of each channel."""

@@ -20,9 +20,7 @@ from torch import Tensor
 
 from ..geometry import Region, Window
 from ..schedule import Home
-from .layouts import is_innermost
-
-Shape = tuple[int, ...]
+from .layouts import Shape, is_innermost
 
 
 class Field(Protocol):

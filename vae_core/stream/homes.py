@@ -55,7 +55,7 @@ class Homes:
     def recycle(self, field: Tensor) -> None:
         """The memory of a Field that no one reads any more, for a next one that is as large and comes at once; see `settle`.
 
-        On CPUs, where the system clears each page of new memory first, which takes a tenth of a whole run. Devices have caches for this.
+        On CPUs, where the system clears each page of new memory first: a tenth of a whole run. Devices have caches for this.
         """
         if self.device.type == "cpu" and field.device.type == "cpu":
             self._spare = field.untyped_storage()

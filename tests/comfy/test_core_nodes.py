@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from skimage import data
 from tiny_nets import tiny_net
 
+import vae_core
 from vae_core.checkpoint import save_diffusers
 
 EQUAL = 2e-5
@@ -57,7 +58,7 @@ def sixteen_channels(graph: Graph) -> Link:
 # --- ours in theirs -----------------------------------------------------------------------------------------------------
 
 
-def test_ours_decodes_and_encodes_in_core_nodes_as_cores_own_does(comfy):
+def test_ours_decodes_and_encodes_in_core_nodes_as_cores_own_does(comfy, sd1_checkpoint: Path):
     graph = Graph()
     image, mask = picture(graph), graph("SolidMask", value=1.0, width=128, height=96)
     checkpoint = graph("CheckpointLoaderSimple", ckpt_name="random_sd1.safetensors")
@@ -69,7 +70,17 @@ def test_ours_decodes_and_encodes_in_core_nodes_as_cores_own_does(comfy):
     run = succeeded(comfy, graph, timeout_s=300)
     mine, my_inpaint, cores, cores_inpaint = (kept(comfy, run, name) for name in ids)
     assert mine.shape == (1, 96, 128, 3)
-    assert (mine - cores).abs().max() < EQUAL and (my_inpaint - cores_inpaint).abs().max() < EQUAL
+    assert (mine - cores).abs().max() < EQUAL
+    # What is masked is grey, here all of it. Of one colour core's latents are off by 3e-3 (ComfyUI 0.8.0, torch 2.14): of an IMAGE,
+    # whose channels lie innermost, torch's group norm adds up each channel in float32, one by one.
+    grey = round_trip_in_float64(sd1_checkpoint, torch.zeros(1, 3, 96, 128))
+    assert (my_inpaint - grey).abs().max() < EQUAL and (cores_inpaint - grey).abs().max() < 5e-3
+
+
+def round_trip_in_float64(file: Path, pixels: torch.Tensor) -> torch.Tensor:
+    """Without ComfyUI: pixels `b c h w` in [-1, 1] to `b h w c` in [0, 1]."""
+    vae = vae_core.load(file, variant="sd1", dtype=torch.float64)
+    return (vae.decode(vae.encode(pixels.double())).movedim(1, -1) + 1) / 2
 
 
 def test_ours_is_exact_in_cores_tiled_nodes(comfy):

@@ -12,7 +12,7 @@ just that region. Several operations in one pass run over one tile in turn, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -362,22 +362,26 @@ class Whole:
             view.let_go()
 
     def through(self, *ops: Op) -> Whole:
-        x = self.data
-        if self.strided and ops and not ops[0].strided:
-            x = x.contiguous()
-        for i, op in enumerate(ops):
+        copies = self.strided and bool(ops) and not ops[0].strided
+        made = self._after(ops, self.data.contiguous() if copies else self.data)
+        if self.carry is not None:
+            self.carry.passed(ops)
+        return self._made(made)
+
+    def _after(self, ops: Sequence[Op], x: Tensor, owned: bool = False) -> Tensor:
+        """`x` after operations; it may be written to where it is `owned`."""
+        for op in ops:
             if op.reach and self.carry is not None:
                 self.carry.keep(op, x)
                 x = op.of_after(x, self.carry.before.get(op))
             elif self.literal:
                 x = op.literal(x)
-            elif i > 0 and not torch.is_grad_enabled():
+            elif owned and not torch.is_grad_enabled():
                 x = op.over(x)
             else:
                 x = op.of(x)
-        if self.carry is not None:
-            self.carry.passed(ops)
-        return self._made(x)
+            owned = True
+        return x
 
     def whole(self, function: Callable[[Tensor], Tensor]) -> Whole:
         return self._made(function(self.data))
@@ -393,13 +397,13 @@ class Whole:
         return self._view(self.data.unflatten(0, (batch, -1)).transpose(1, 2))
 
     def _view(self, x: Tensor) -> Whole:
-        view = Whole(x, self.literal, self.on_pass, self.carry)
+        view = replace(self, data=x)
         view.strided = not (x.is_contiguous() or is_innermost(x))
         self.views.append(view)
         return view
 
     def _made(self, x: Tensor) -> Whole:
-        made = Whole(x, self.literal, self.on_pass, self.carry)
+        made = replace(self, data=x)
         if self.on_pass is not None:
             self.on_pass(made)
         return made

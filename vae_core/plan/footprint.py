@@ -180,7 +180,19 @@ class Tiling:
         here = [Reading(False, itemsize)] * sum(len(stage.parts) for stage in self.kinds[0].stages)
         tile = self._computing(self.kinds[0], Reading(False, itemsize), here, itemsize)
         kept = sum(op.kept(itemsize) for op in chain.ops)
-        return max(kept + tile, sum(op.preparing(itemsize) for op in chain.ops)) + self._vectors()
+        return (
+            max(kept + max(tile, self._bands(itemsize)), sum(op.preparing(itemsize) for op in chain.ops))
+            + self._vectors()
+        )
+
+    def _bands(self, itemsize: int) -> int:
+        """Bytes where a whole run begins a pass band by band, as it does on a CPU: the result, and what is made of one band."""
+        elements = self.kinds[0].stages[0].made if self.p.chain.ops else 0
+        return (
+            (elements + 3 * BAND_ELEMENTS) * itemsize
+            if elements > BAND_ELEMENTS and self.p.chain.ops[0].pixelwise
+            else 0
+        )
 
 
 def cached_elements(p: TracedPass, i: int, read: Sequence[int], place: Place) -> int:

@@ -66,3 +66,10 @@ class Moments:
     def finite(self) -> bool:
         """Whether every element was: a NaN or an infinity spoils the squared deviations. Waits for the device."""
         return bool(torch.isfinite(torch.stack([m.m2 for m in self.images])).all().item())
+
+
+def moments_of(x: Tensor) -> Moments:
+    """Of each image of a whole tensor."""
+    moments = Moments(len(x), x.shape[1], x.dtype, x.device)
+    moments.images = [moments.merged(image, x[image : image + 1]) for image in range(len(x))]
+    return moments

@@ -1,0 +1,80 @@
+"""Whole runs on a CPU, whose passes begin band by band: the same result, in no more memory than is planned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_nets import relative_error, tiny_net
+
+from benchmarks.meter import Meter
+from vae_core.execution import Execution, Half, How, Planners
+from vae_core.nets.layouts import innermost
+from vae_core.nets.passes import Whole
+from vae_core.nets.trace import trace
+from vae_core.plan import Case, Planner, footprint
+from vae_core.stream import run_whole
+from vae_core.stream import whole as module
+
+EQUAL = {torch.float64: 1e-12, torch.float32: 1e-5}
+"""Relative: statistics are added up in another order."""
+
+
+@pytest.fixture(autouse=True)
+def small_bands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """So small that tiny networks have many; gives the shapes of Fields that were gone over so."""
+    gone_over: list[tuple[int, ...]] = []
+    band = module.band
+
+    def watched(shape: tuple[int, ...]) -> tuple[int, ...]:
+        gone_over.append(shape)
+        return band(shape)
+
+    monkeypatch.setattr(module, "band", watched)
+    for changed in (module, footprint):
+        monkeypatch.setattr(changed, "BAND_ELEMENTS", 1000)
+    return gone_over
+
+
+@pytest.mark.parametrize("dtype", EQUAL)
+@pytest.mark.parametrize("name", ["sdxl", "flux2", "taesd"])
+@torch.inference_mode()
+def test_pictures(name: str, dtype: torch.dtype, small_bands: list[Any]) -> None:
+    net = tiny_net(name, dtype)
+    for run, shape in (
+        (net.decode_field, (2, net.config.latent_channels, 11, 7)),
+        (net.encode_field, (1, 3, 72, 40)),
+    ):
+        x = innermost(torch.randn(shape, dtype=dtype))
+        steps = Planner(Case(trace(run, shape), images=shape[0])).plan(None, whole=True).steps
+        made, plain = run_whole(run, x, steps), run(Whole(x.contiguous())).data
+        assert relative_error(made, plain) < EQUAL[dtype]
+    assert small_bands
+
+
+@pytest.mark.parametrize("name", ["sdxl", "flux1"])
+@torch.inference_mode()
+def test_predicted_bytes(name: str, small_bands: list[Any]) -> None:
+    net = tiny_net(name, torch.float32)
+    weights = sum(p.numel() * p.element_size() for p in (*net.parameters(), *net.buffers()))
+    for batch in (1, 2):
+        x = torch.randn(batch, net.config.latent_channels, 25, 21)
+        half = Half("decode", net.decode_field, net, x.device, net.dtype, may_overflow=False)
+        with Meter(net) as meter:
+            meter.see(x)
+            _, report = Execution.of(half, How("whole"), Planners(), x).run(x)
+        ratio = (report.plan.device_bytes - weights) / meter.peak["cpu"]
+        assert 1.0 <= ratio <= 1.15, f"predicted / measured = {ratio:.3f}"
+    assert small_bands
+
+
+def test_a_spare_tensor_is_taken_once_and_only_by_one_of_its_kind() -> None:
+    spare, x = module.Spare(), innermost(torch.randn(1, 3, 4, 5))
+    for other in (innermost(torch.randn(1, 3, 4, 6)), x.double(), x.contiguous()):
+        spare.data = x
+        made = spare.like(other)
+        assert made.shape == other.shape and made.stride() == other.stride() and made.dtype == other.dtype
+        assert made.data_ptr() != x.data_ptr() and spare.data is None
+    spare.data = x
+    assert spare.like(x).data_ptr() == x.data_ptr() and spare.like(x).data_ptr() != x.data_ptr()

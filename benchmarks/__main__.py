@@ -45,6 +45,8 @@ class Row:
     most_s: float
     ratio: float
     peak_mib: float
+    gflop: float
+    """As torch's FlopCounterMode counts, which leaves out the CPU's fused attention."""
     largest_error: float | None
     """Of a tiled run, from the same side untiled; pixels and latents as they come."""
     machine: str
@@ -92,7 +94,8 @@ class Side:
 def rows(case: Case, dtype: str, options: argparse.Namespace, names: Sequence[str]) -> list[Row]:
     """The sides of a case, in turn."""
     workers = [Side(name, case, options, dtype) for name in names]
-    rounds = [[side.ask("run") for side in workers] for _ in range(options.runs + 1)][1:]
+    counted = [side.ask("count")["operations"] for side in workers]  # the round that is not timed
+    rounds = [[side.ask("run") for side in workers] for _ in range(options.runs)]
     made = []
     for i, side in enumerate(workers):
         seconds, ratios = [r[i]["seconds"] for r in rounds], [r[i]["seconds"] / r[0]["seconds"] for r in rounds]
@@ -109,6 +112,7 @@ def rows(case: Case, dtype: str, options: argparse.Namespace, names: Sequence[st
                 round(max(seconds), 4),
                 round(statistics.median(ratios), 4),
                 round(max(r[i]["peak_bytes"] for r in rounds) / MIB, 1),
+                round(counted[i] / 1e9, 3),
                 side.ask("error")["error"] if side.name in sides.TILED else None,
                 machine(),
                 side.ask("torch")["torch"],

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from . import sides
 from .cases import Case
@@ -26,6 +27,7 @@ def main() -> None:
     ready = sides.build(asked["side"], case, dtype, device)
     x = torch.randn(ready.shape, generator=torch.Generator().manual_seed(1)).clamp_(-1, 1).to(device, dtype)
     answers: dict[str, Any] = {
+        "count": lambda: {"operations": _operations(ready.run, x)},
         "run": lambda: _timed(ready.run, x, device),
         "error": lambda: {"error": _largest_difference(ready, x)},
         "torch": lambda: {"torch": torch.__version__},
@@ -43,6 +45,12 @@ def _timed(run: sides.Run, x: torch.Tensor, device: torch.device) -> dict[str, f
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return {"seconds": time.perf_counter() - start, "peak_bytes": peak.read()}
+
+
+def _operations(run: sides.Run, x: torch.Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run(x)
+    return counter.get_total_flops()
 
 
 class Peak:

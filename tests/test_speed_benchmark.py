@@ -28,4 +28,18 @@ def test_a_side_by_side_run(tmp_path: Path) -> None:
     rows = [*csv.DictReader(output.open())]
     assert [row["side"] for row in rows] == ["vae_core", "vae_core, by default", "diffusers", "diffusers channels_last"]
     assert all(float(row["median_s"]) > 0 and float(row["peak_mib"]) >= 0 for row in rows)
-    assert float(rows[0]["ratio"]) == 1.0
+    assert float(rows[0]["ratio"]) == 1.0 and all(float(row["gflop"]) > 0 for row in rows)
+
+
+def test_importing_and_loading_are_timed(tmp_path: Path) -> None:
+    output = tmp_path / "startup.csv"
+    subprocess.run([sys.executable, "-m", "benchmarks.startup", "--runs", "1", "-o", str(output)], cwd=ROOT, check=True)
+    rows = [*csv.DictReader(output.open())]
+    assert [(row["what"], row["side"]) for row in rows] == [
+        ("import", "torch"),
+        ("import", "vae_core"),
+        ("load", "safetensors"),
+        ("load", "vae_core"),
+    ]
+    loaded = rows[-1]
+    assert float(loaded["peak_mib"]) <= 1.1 * float(loaded["file_mib"]), "the file is held once"

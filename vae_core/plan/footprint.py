@@ -187,12 +187,13 @@ class Tiling:
 
     def _bands(self, itemsize: int) -> int:
         """Bytes where a whole run begins a pass band by band, as it does on a CPU: the result, and what is made of one band."""
-        elements = self.kinds[0].stages[0].made if self.p.chain.ops else 0
-        return (
-            (elements + 3 * BAND_ELEMENTS) * itemsize
-            if elements > BAND_ELEMENTS and self.p.chain.ops[0].pixelwise
-            else 0
+        if not self.p.chain.ops or not self.p.chain.ops[0].pixelwise:
+            return 0
+        first = self.kinds[0].stages[0]
+        beside = max(
+            s.scratch / s.made for op, s in zip(self.p.chain.ops, self.kinds[0].stages, strict=True) if op.pixelwise
         )
+        return int(first.made + (1 + beside) * BAND_ELEMENTS) * itemsize if first.made > BAND_ELEMENTS else 0
 
 
 def cached_elements(p: TracedPass, i: int, read: Sequence[int], place: Place) -> int:

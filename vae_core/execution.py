@@ -31,6 +31,7 @@ from .device import (
 )
 from .errors import BudgetError, InputError, NonFiniteError
 from .nets.layouts import innermost
+from .nets.memory import Memory, shared
 from .nets.passes import Carry, Field, Op
 from .nets.trace import Trace, trace
 from .plan import COSTS, Budget, Case, Plan, Planner
@@ -249,6 +250,10 @@ class Execution:
 
     def carried_out(self, plan: Plan, x: Tensor, progress: OnProgress | None = None) -> Tensor:
         """The run that a plan says, image by image unless all of them go at once."""
+        with shared(Memory(self._trace().workspace_bytes)):
+            return self._carried_out(plan, x, progress)
+
+    def _carried_out(self, plan: Plan, x: Tensor, progress: OnProgress | None) -> Tensor:
         half, journal, progress = self.half, self.journal, along(progress, plan.rung)
         if plan.uploads:
             x = x.to(half.device, self._dtype())

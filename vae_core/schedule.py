@@ -36,6 +36,8 @@ class Step:
     """The output is stored with its channels innermost, as attention reads it."""
     since: int | None = None
     """The pass is carried out depth first, together with those from this one on."""
+    spare_bytes: int = 0
+    """What the pass takes less than the run's peak: so much memory of dead Fields may be held for later ones meanwhile."""
     skipped: bool = False
     """The pass is carried out together with a later one, and what it makes is never stored whole."""
 

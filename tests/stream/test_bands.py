@@ -10,7 +10,9 @@ from tiny_nets import relative_error, tiny_net
 
 from benchmarks.meter import Meter
 from vae_core.execution import Execution, Half, How, Planners
+from vae_core.nets.layers import Pointwise, plus
 from vae_core.nets.layouts import innermost
+from vae_core.nets.memory import Memory, Spares, shared
 from vae_core.nets.passes import Whole
 from vae_core.nets.trace import trace
 from vae_core.plan import Case, Planner, footprint
@@ -69,12 +71,42 @@ def test_predicted_bytes(name: str, small_bands: list[Any]) -> None:
     assert small_bands
 
 
-def test_a_spare_tensor_is_taken_once_and_only_by_one_of_its_kind() -> None:
-    spare, x = module.Spare(), innermost(torch.randn(1, 3, 4, 5))
-    for other in (innermost(torch.randn(1, 3, 4, 6)), x.double(), x.contiguous()):
-        spare.data = x
-        made = spare.like(other)
-        assert made.shape == other.shape and made.stride() == other.stride() and made.dtype == other.dtype
-        assert made.data_ptr() != x.data_ptr() and spare.data is None
-    spare.data = x
-    assert spare.like(x).data_ptr() == x.data_ptr() and spare.like(x).data_ptr() != x.data_ptr()
+def test_spare_memory_is_taken_once_and_only_for_as_many_bytes() -> None:
+    spares, dead = Spares(), torch.randn(60)
+    spares.add(dead)
+    assert spares.empty((3, 19), torch.float32).data_ptr() != dead.data_ptr()
+    assert spares.empty((5, 6), torch.float64).data_ptr() == dead.data_ptr()
+    assert spares.empty((60,), torch.float32).data_ptr() != dead.data_ptr()
+
+
+def test_spare_memory_that_is_not_needed_is_let_go() -> None:
+    spares, dead = Spares(), [torch.randn(60) for _ in range(4)]
+    for tensor in (*dead, torch.randn(7)):
+        spares.add(tensor)
+    spares.keep_only([240, 28], beside=2 * 240)  # three of the four, and the other one
+    there = {spares.empty((60,), torch.float32).data_ptr() for _ in range(4)}
+    assert len(there & {tensor.data_ptr() for tensor in dead}) == 3
+    spares.add(dead[0])
+    spares.keep_only()
+    assert spares.empty((60,), torch.float32).data_ptr() != dead[0].data_ptr()
+
+
+def test_memory_that_is_still_read_is_not_spare() -> None:
+    """An operation may return its input: when that Field is let go, what lies in the same memory lives on."""
+    same = Pointwise("same", lambda x: x)
+    double = Pointwise("double", lambda x: x * 2)
+    x = torch.randn(1, 4, 40, 40)
+
+    def forward(field: Any) -> Any:
+        first = field.through(double)
+        second = first.through(same)
+        return second.through(double).through(plus(second))
+
+    with shared(Memory()) as memory:
+        given: list[torch.Tensor] = []
+        memory.spares.add = given.append  # type: ignore[method-assign]
+        steps = Planner(Case(trace(forward, tuple(x.shape)))).plan(None, whole=True).steps
+        made = run_whole(forward, x, steps)
+    assert torch.equal(made, 6 * x)
+    assert len({id(tensor) for tensor in given}) == 2, "the first two Fields together, and the third"
+    assert len({tensor.data_ptr() for tensor in given}) == 2

@@ -101,5 +101,5 @@ def test_memory_is_taken_over_by_the_next_field_of_that_size_and_by_no_other() -
     homes.recycle(second)
     assert homes.empty((1, 8, 5, 5), torch.float32, "device").data_ptr() != at
     homes.recycle(second)
-    homes.settle()
+    homes.spares.keep_only()
     assert homes.empty((1, 8, 6, 6), torch.float32, "device").data_ptr() != at, "nobody has taken it, and it is let go"

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..geometry import Region, Span, Window, convolution_window
+from .filtered import Filtered
 from .layers import (
-    Pads,
     cast,
     convolving_elements,
     copied_bytes,
@@ -29,16 +29,17 @@ from .layers import (
 )
 from .layouts import new_empty, select
 from .passes import Field, OnTile, Op, OpCache, Place, Shape, Source, Tile
+from .winograd import PLAIN, Filter, Pads
 
 
-class CausalConv3d(nn.Conv3d, Op):
+class CausalConv3d(nn.Conv3d, Filtered):
     """A convolution that looks back in time: at the frames that entered it in the chunk before, at zeros before the first chunk.
 
     Zeros around each frame. With a stride in time it begins with the second chunk, and looks back at one frame. With
     `repeats_first`, the first frame that there is stands for those before the first chunk, in place of zeros.
     """
 
-    strided = False
+    filtering = PLAIN
 
     def __init__(
         self,
@@ -68,7 +69,24 @@ class CausalConv3d(nn.Conv3d, Op):
 
     @property
     def geometry(self) -> Hashable:
-        return self.name, self.in_channels, self.out_channels, self.kernel_size, self.stride, self.repeats_first
+        size = (self.in_channels, self.out_channels, self.kernel_size, self.stride)
+        return self.name, *size, self.repeats_first, self.filters
+
+    @property
+    def filters(self) -> bool:
+        return self.stride == (1, 1, 1) and super().filters
+
+    def filtered(self, x: Tensor, past: Tensor | None = None) -> Tensor:
+        return self._filtered(x, past, self.pads, self.filter())
+
+    def _filtered(self, x: Tensor, past: Tensor | None, missing: Pads, convolve: Filter) -> Tensor:
+        """As `_convolve`; no frame is copied to stand before another."""
+        known = [] if past is None else list(past.unbind(2))
+        unknown = missing[0][0] - len(known)
+        if not self.repeats_first and x.shape[2] + missing[0][0] == self.kernel_size[0]:
+            unknown = 0  # one frame is made, and what meets zeros need not be multiplied
+        first = (x if past is None else past)[:, :, 0] if self.repeats_first else None
+        return convolve(x, missing[1:], [first] * unknown + known)
 
     def _convolve(self, x: Tensor, past: Tensor | None, missing: Pads, weight: Tensor, bias: Tensor | None) -> Tensor:
         """`missing` is what x lacks around it; of the frames before it, `past` are known."""
@@ -104,8 +122,7 @@ class CausalConv3d(nn.Conv3d, Op):
         return made
 
     def bind(self, source: Source) -> OnTile:
-        weight = source.kernel(self.weight)
-        bias = cast(self.bias, weight.dtype)
+        convolve = self._bound(source)
         cache = source.cache(self)
 
         def on_tile(tile: Tile, place: Place) -> Tensor:
@@ -114,9 +131,17 @@ class CausalConv3d(nn.Conv3d, Op):
                 cache.keep(*_own(tile, place))
                 if cache.frames and place.missing[0][0]:
                     past = _earlier(cache, tile, place)
-            return self._convolve(tile.data, past, place.missing, weight, bias)
+            return convolve(tile.data, past, place.missing)
 
         return on_tile
+
+    def _bound(self, source: Source) -> Callable[[Tensor, Tensor | None, Pads], Tensor]:
+        if self.filters:
+            filter = self.filter()
+            return lambda x, past, missing: self._filtered(x, past, missing, filter)
+        weight = source.kernel(self.weight)
+        bias = cast(self.bias, weight.dtype)
+        return lambda x, past, missing: self._convolve(x, past, missing, weight, bias)
 
     def at(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """The convolution of whole tensors of `dtype`."""
@@ -132,15 +157,22 @@ class CausalConv3d(nn.Conv3d, Op):
         return convolution_window(out[axis], sizes[axis], self.kernel_size[axis], self.stride[axis], self.pads[axis][0])
 
     def kept(self, element_bytes: int) -> int:
-        return copied_bytes(self.weight, element_bytes)
+        return self.filter_bytes if self.filters else copied_bytes(self.weight, element_bytes)
+
+    def preparing(self, element_bytes: int) -> int:
+        return self.preparing_bytes if self.filters else self.kept(element_bytes)
 
     def flops(self, read: Shape, made: Shape) -> int:
         taps, *sides = self.kernel_size
         if made[2] == 1 and not self.repeats_first:
             taps = min(taps, read[2])  # the others meet zeros
+        if self.filters:
+            return self.filter_flops(made, taps)
         return 2 * prod(made) * self.in_channels * taps * prod(sides)
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
+        if self.filters:
+            return 0
         (before, after), *sides = place.missing
         t = place.windows[0].span.size
         if made[2] == 1 and not self.repeats_first:
@@ -166,6 +198,8 @@ def _earlier(cache: OpCache, tile: Tile, place: Place) -> Tensor:
 
 class RMSNorm(nn.Module, Op):
     """Each position's channels scaled to length √c, times gamma; over single frames or whole clips."""
+
+    fuses = True
 
     def __init__(self, channels: int, axes: int):
         super().__init__()

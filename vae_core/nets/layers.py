@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..geometry import Region, Span, Window, convolution_window
 from .arithmetic import convolving_dtype
+from .filtered import Filtered
 from .layouts import dense, is_innermost, new_empty
 from .passes import Field, OnTile, Op, Place, Shape, Source, Tile
 from .statistics import channel_statistics, needs_care
-
-Pads = tuple[tuple[int, int], ...]
+from .winograd import PLAIN, UPSAMPLING, Pads
 
 
 def pad(x: Tensor, missing: Pads) -> Tensor:
@@ -84,10 +84,10 @@ def convolving_elements(weight: Tensor, read: int, padded: int, made: int) -> in
     return max(3 * padded - made, 2 * (padded or read) + made)
 
 
-class Conv2d(nn.Conv2d, Op):
+class Conv2d(nn.Conv2d, Filtered):
     """A convolution with zero padding `pads = (before, after)`, the same on both axes."""
 
-    strided = False
+    filtering = PLAIN
 
     def __init__(
         self, c_in: int, c_out: int, kernel: int, stride: int = 1, pads: tuple[int, int] = (0, 0), bias: bool = True
@@ -106,7 +106,14 @@ class Conv2d(nn.Conv2d, Op):
 
     @property
     def geometry(self) -> Hashable:
-        return self.name, self.in_channels, self.out_channels, self.kernel_size, self.stride, self.pads
+        return self.name, self.in_channels, self.out_channels, self.kernel_size, self.stride, self.pads, self.filters
+
+    @property
+    def filters(self) -> bool:
+        return self.stride == (1, 1) and super().filters
+
+    def filtered(self, x: Tensor, past: Tensor | None = None) -> Tensor:
+        return self.filter()(x, (self.pads, self.pads))
 
     def _convolve(self, x: Tensor, missing: Pads, weight: Tensor, bias: Tensor | None) -> Tensor:
         own, rest = split_pads(missing)
@@ -123,6 +130,8 @@ class Conv2d(nn.Conv2d, Op):
         return self.stride[-1] > 1 and width < self.kernel_size[-1] + self.stride[-1]
 
     def bind(self, source: Source) -> OnTile:
+        if self.filters:
+            return self.bind_after((), source)
         weight = source.kernel(self.weight)
         bias = cast(self.bias, weight.dtype)
         return lambda tile, place: self._convolve(tile.data, place.missing, weight, bias)
@@ -131,7 +140,12 @@ class Conv2d(nn.Conv2d, Op):
         """The convolution of whole tensors of `dtype`."""
         weight = kernel(self.weight, dtype)
         bias = cast(self.bias, weight.dtype)
-        return lambda x: self._convolve(x, (self.pads, self.pads), weight, bias)
+        return lambda x: self._convolve(x, self._missing(x.shape), weight, bias)
+
+    def _missing(self, shape: Shape) -> Pads:
+        """The zeros around a whole input: of its padding, what the stride comes to."""
+        region = tuple(Span(0, n) for n in self.out_shape(shape)[2:])
+        return Place(region, tuple(self.window(axis, region, shape[2:]) for axis in range(len(region)))).missing
 
     def out_shape(self, shape: Shape) -> Shape:
         b, _, *sizes = shape
@@ -145,13 +159,20 @@ class Conv2d(nn.Conv2d, Op):
         return convolution_window(out[axis], sizes[axis], self.kernel_size[0], self.stride[0], self.pads[0])
 
     def flops(self, read: Shape, made: Shape) -> int:
+        if self.filters:
+            return self.filter_flops(made)
         return 2 * prod(made) * self.in_channels * prod(self.kernel_size)
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
+        if self.filters:
+            return 0
         return convolving_elements(self.weight, prod(read), padded_elements(read, place.missing), prod(made))
 
     def kept(self, element_bytes: int) -> int:
-        return copied_bytes(self.weight, element_bytes)
+        return self.filter_bytes if self.filters else copied_bytes(self.weight, element_bytes)
+
+    def preparing(self, element_bytes: int) -> int:
+        return self.preparing_bytes if self.filters else self.kept(element_bytes)
 
 
 def copied_bytes(weight: Tensor, element_bytes: int) -> int:
@@ -169,7 +190,7 @@ def padded_elements(read: Shape, missing: Pads) -> int:
     return prod(read[:2]) * prod(n + before + after for n, (before, after) in zip(read[2:], rest, strict=True))
 
 
-class UpsampleConv2d(nn.Conv2d, Op):
+class UpsampleConv2d(nn.Conv2d, Filtered):
     """Nearest-neighbour upsampling by `factor` and a 3×3 convolution, as the one transposed convolution that they are.
 
     Upsampling repeats each cell factor × factor times; convolving that with w is convolving the cells themselves, spread out by
@@ -178,8 +199,7 @@ class UpsampleConv2d(nn.Conv2d, Op):
     """
 
     pixelwise = False
-    strided = False
-    returns_view = True
+    filtering = UPSAMPLING
 
     def __init__(self, c_in: int, c_out: int, factor: int = 2, bias: bool = True):
         super().__init__(c_in, c_out, 3, bias=bias)
@@ -188,7 +208,18 @@ class UpsampleConv2d(nn.Conv2d, Op):
 
     @property
     def geometry(self) -> Hashable:
-        return self.name, self.in_channels, self.out_channels, self.factor
+        return self.name, self.in_channels, self.out_channels, self.factor, self.filters
+
+    @property
+    def filters(self) -> bool:
+        return self.factor == 2 and super().filters
+
+    @property
+    def returns_view(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return not self.filters
+
+    def filtered(self, x: Tensor, past: Tensor | None = None) -> Tensor:
+        return self.filter()(x, ((1, 1), (1, 1)))
 
     def transposed_kernel(self, dtype: torch.dtype | None = None) -> Tensor:
         """`c_in c_out k k` with k = factor + 2, summed in float32 or better; in `dtype`, by default the weight's."""
@@ -209,6 +240,8 @@ class UpsampleConv2d(nn.Conv2d, Op):
         )
 
     def bind(self, source: Source) -> OnTile:
+        if self.filters:
+            return self.bind_after((), source)
         dtype = torch.promote_types(source.dtype, convolving_dtype(self.weight))
         weight, s = source.kernel(self.transposed_kernel(dtype)), self.factor
         bias = cast(self.bias, weight.dtype)
@@ -233,18 +266,26 @@ class UpsampleConv2d(nn.Conv2d, Op):
         return convolution_window(under, sizes[axis], kernel=3, stride=1, pad_before=1)
 
     def flops(self, read: Shape, made: Shape) -> int:
+        if self.filters:
+            return self.filter_flops(made)
         return 2 * prod(read) * self.out_channels * (self.factor + 2) ** 2
 
     def kept(self, element_bytes: int) -> int:
+        if self.filters:
+            return self.filter_bytes
         element_bytes = max(element_bytes, convolving_dtype(self.weight).itemsize)
         return self.weight.shape[:2].numel() * (self.factor + 2) ** 2 * element_bytes
 
     def preparing(self, element_bytes: int) -> int:
+        if self.filters:
+            return self.preparing_bytes
         # While columns are summed: the sum of rows, the sum so far, the next term and the next sum, all in the wide dtype.
         k = self.factor + 2
         return self.weight.shape[:2].numel() * (3 * k + 3 * k * k) * max(element_bytes, 4)
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
+        if self.filters:
+            return 0
         extra = [self.factor * (bool(before) != bool(after)) for before, after in place.missing]
         beyond = prod(made[:2]) * prod(map(add, made[2:], extra))
         return (beyond if any(extra) else 0) + convolving_elements(self.weight, prod(read), 0, beyond)
@@ -268,6 +309,7 @@ class GroupNorm(nn.GroupNorm, Op):
     """Group normalisation; its statistics are the whole Field's, whatever the tile."""
 
     reads_statistics = True
+    fuses = True
 
     def literal(self, x: Tensor) -> Tensor:
         return self(x)
@@ -317,6 +359,8 @@ class GroupNorm(nn.GroupNorm, Op):
 
 class Pointwise(Op):
     """A function of each element alone; `over` is the same function in place."""
+
+    fuses = True
 
     def __init__(self, name: str, of: Callable[[Tensor], Tensor], over: Callable[[Tensor], Tensor] | None = None):
         self._name, self._of, self._over = name, of, over

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import torch
@@ -142,6 +143,13 @@ class Tile(NamedTuple):
 OnTile = Callable[[Tile, Place], Tensor]
 
 
+def through(tile: Tile, on_tiles: Iterable[tuple[OnTile, Place]]) -> Tile:
+    """A tile after operations, each at its place."""
+    for on_tile, place in on_tiles:
+        tile = Tile(on_tile(tile, place), tile.image, owned=True)
+    return tile
+
+
 class Op:
     """One operation of a pass; the defaults describe a pixel-wise one that keeps the channels."""
 
@@ -169,6 +177,14 @@ class Op:
     """What it returns may be a view of its `scratch`."""
     strided_parts: bool = True
     """The same as `strided`, of the parts of other Fields that it reads."""
+    workspace: int = 0
+    """Elements of float32 that it works in, whatever the tile; all operations of a run share them (nets/memory.py)."""
+    fuses: bool = False
+    """Pixel-wise, and in a run computed part by part by an operation that `reads_parts`, if that comes next."""
+    reads_parts: bool = False
+    """It reads its input part by part, and computes what comes before it then."""
+    part_elements: int = 0
+    """Of the largest such part."""
     reach: int = 0
     """How many frames before its input's first it reads: in a clip, those that entered it in the chunk before."""
 
@@ -184,6 +200,10 @@ class Op:
         """The same after the frames `past`, for an operation that looks back."""
         return self.of(x)
 
+    def filtered(self, x: Tensor, past: Tensor | None = None) -> Tensor:
+        """The same as `of_after` where the operation has a workspace, in the memory of the run under way."""
+        raise NotImplementedError
+
     def literal(self, x: Tensor) -> Tensor:
         """The operation on a whole tensor, computed step by step as the published code does, for bit-equal results."""
         return self.of(x)
@@ -191,6 +211,10 @@ class Op:
     def bind(self, source: Source) -> OnTile:
         """Prepare for one pass: the function that computes one tile."""
         return lambda tile, place: self.over(tile.data) if tile.owned else self.of(tile.data)
+
+    def bind_after(self, head: Sequence[OnTile], source: Source) -> OnTile:
+        """The same for a tile that has yet to go through `head`, where it `reads_parts`."""
+        raise NotImplementedError
 
     def reads(self) -> tuple[Field, ...]:
         """Other Fields that it reads, at its output region."""
@@ -322,6 +346,21 @@ class Chain:
         """All that its windows, bytes and operations depend on."""
         return tuple(op.geometry for op in self.ops)
 
+    @cached_property
+    def fused(self) -> int:
+        """How many operations it begins with that the next one computes part by part: what they make is nowhere as a whole."""
+        count = next((i for i, op in enumerate(self.ops) if not op.fuses), 0)
+        return count if count and self.ops[count].reads_parts else 0
+
+    def bind(self, source: Source) -> list[tuple[int, OnTile]]:
+        """Prepare for one pass: what computes one tile, each with the number of its operation."""
+        n = self.fused
+        bound = [op.bind(source) for op in self.ops[:n]]
+        if n:
+            bound = [self.ops[n].bind_after(bound, source)]
+            n += 1
+        return [*enumerate([*bound, *(op.bind(source) for op in self.ops[n:])], start=n - len(bound))]
+
     @property
     def strided(self) -> bool:
         """It can begin with a strided view."""
@@ -371,17 +410,20 @@ class Whole:
     def _after(self, ops: Sequence[Op], x: Tensor, owned: bool = False) -> Tensor:
         """`x` after operations; it may be written to where it is `owned`."""
         for op in ops:
+            past = None
             if op.reach and self.carry is not None:
                 self.carry.keep(op, x)
-                x = op.of_after(x, self.carry.before.get(op))
-            elif self.literal:
-                x = op.literal(x)
-            elif owned and not torch.is_grad_enabled():
-                x = op.over(x)
-            else:
-                x = op.of(x)
+                past = self.carry.before.get(op)
+            x = self._apply(op, x, past, owned)
             owned = True
         return x
+
+    def _apply(self, op: Op, x: Tensor, past: Tensor | None, owned: bool) -> Tensor:
+        if op.reach and self.carry is not None:
+            return op.of_after(x, past)
+        if self.literal:
+            return op.literal(x)
+        return op.over(x) if owned and not torch.is_grad_enabled() else op.of(x)
 
     def whole(self, function: Callable[[Tensor], Tensor]) -> Whole:
         return self._made(function(self.data))

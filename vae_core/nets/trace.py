@@ -92,6 +92,11 @@ class Trace:
         return sum(p.operations for p in self.passes)
 
     @property
+    def workspace_bytes(self) -> int:
+        """Of the memory that all operations of a run share."""
+        return 4 * max((op.workspace for p in self.passes for op in p.chain.ops), default=0)
+
+    @property
     def carries(self) -> bool:
         """A causal cache comes in or goes out."""
         return any(c.past[2] or c.kept[2] for c in self.cached.values())

@@ -92,7 +92,11 @@ class Tiling:
             parts = tuple(cells * f.shape[1] for f in op.reads())
             strided = op.strided_parts or made[2:] == p.stages[i + 1][2:]
             scratch, cached = p.scratch(i, read, made, place), cached_elements(p, i, read, place)
-            stages.append(_Stage(prod(made), op.in_place, scratch, parts, strided, cached))
+            # What a fused operation makes is nowhere as a whole.
+            nothing = i < p.chain.fused
+            stages.append(
+                _Stage(0 if nothing else prod(made), op.in_place, 0 if nothing else scratch, parts, strided, cached)
+            )
         sizes = tuple(k.windows[0].span.size for k in combination)
         whole = sizes == tuple(p.stages[0][2:]) and not p.view
         return _Kind(self.images * p.stages[0][1] * prod(sizes), whole, tuple(stages))
@@ -119,7 +123,7 @@ class Tiling:
         `caches_away`: the causal caches of the pass's operations live in another memory.
         """
         chain = self.p.chain
-        kept += sum(op.kept(itemsize) for op in chain.ops)
+        kept += self._kept(itemsize)
         preparing = kept + sum(op.preparing(itemsize) - op.kept(itemsize) for op in chain.ops)
         inputs = max(self._inputs(kind, enters, reads, itemsize) for kind in self.kinds)
         fetches = enters.away or any(r.away for r in reads)
@@ -179,15 +183,24 @@ class Tiling:
         chain = self.p.chain
         here = [Reading(False, itemsize)] * sum(len(stage.parts) for stage in self.kinds[0].stages)
         tile = self._computing(self.kinds[0], Reading(False, itemsize), here, itemsize)
-        kept = sum(op.kept(itemsize) for op in chain.ops)
+        kept = self._kept(itemsize)
+        if chain.fused:
+            # Statistics are taken of a copy of a part, while there is spare memory for what is made.
+            kept += min(self.largest_read, BAND_ELEMENTS) * itemsize
         return (
             max(kept + max(tile, self._bands(itemsize)), sum(op.preparing(itemsize) for op in chain.ops))
             + self._vectors()
         )
 
+    def _kept(self, itemsize: int) -> int:
+        """Bytes that the operations hold for the whole pass, and what fused ones make of a part: twice, as each makes its own."""
+        ops, fused = self.p.chain.ops, self.p.chain.fused
+        part = 2 * ops[fused].part_elements * itemsize if fused else 0
+        return sum(op.kept(itemsize) for op in ops) + part
+
     def _bands(self, itemsize: int) -> int:
         """Bytes where a whole run begins a pass band by band, as it does on a CPU: the result, and what is made of one band."""
-        if not self.p.chain.ops or not self.p.chain.ops[0].pixelwise:
+        if not self.p.chain.ops or not self.p.chain.ops[0].pixelwise or self.p.chain.fused:
             return 0
         first = self.kinds[0].stages[0]
         beside = max(
@@ -257,16 +270,21 @@ def caches_during(trace: Trace, homes: Sequence[Home], passes: range, *, consume
 
 
 def whole_bytes(trace: Trace, itemsize: int) -> int:
-    """Peak of a run over plain tensors, without the input: every pass is one tile of all images."""
+    """Peak of a run over plain tensors, without the input."""
+    return max(whole_peaks(trace, itemsize))
+
+
+def whole_peaks(trace: Trace, itemsize: int) -> list[int]:
+    """Of a run over plain tensors the peak of each pass, without the input: every pass is one tile of all images."""
     last, sizes = trace.last_use(), [prod(shape) * itemsize for shape in trace.shapes]
     caches = cache_bytes(trace, (), itemsize, consumes=False)
     live: set[int] = set()
-    peak, known = 0, {}
+    peaks, known = [], {}
     for i, p in enumerate(trace.passes):
         key = (p.chain.geometry, p.stages[0], p.view, p.past)
         if key not in known:
             foreign = not p.chain.ops
             known[key] = 2 * sizes[p.makes] if foreign else Tiling(p, p.shape[2:], p.shape[0]).whole_need(itemsize)
-        peak = max(peak, sum(sizes[f] for f in live) + known[key] + caches[i]["device"])
+        peaks.append(sum(sizes[f] for f in live) + known[key] + caches[i]["device"])
         live = {f for f in (*live, p.makes) if last[f] > i}
-    return peak
+    return peaks

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ..errors import BudgetError
 from ..nets.trace import Trace
 from ..schedule import Held, Home, Step, Steps
-from .footprint import whole_bytes
+from .footprint import whole_bytes, whole_peaks
 from .plan import Budget, Costs, Plan, Rung, readable, table
 from .search import CALLERS, Found, Live, State, Streamable, frees
 
@@ -61,7 +61,7 @@ class Case:
     @property
     def standing_bytes(self) -> int:
         """On the device from beginning to end, besides Fields."""
-        return self.weight_bytes + self.beside_bytes
+        return self.weight_bytes + self.beside_bytes + self.trace.workspace_bytes
 
     @property
     def input_bytes(self) -> int:
@@ -87,7 +87,7 @@ class Planner:
     def __init__(self, case: Case):
         self.case = case
         self._streamable: dict[tuple[int, ...], Streamable] = {}
-        self._whole: dict[int, int] = {}
+        self._whole: dict[int, list[int]] = {}
         self._deep: Streamable | None = None
 
     def plan(
@@ -179,8 +179,9 @@ class Planner:
         """All of an image, or of the batch, at once."""
         case = self.case
         if images not in self._whole:
-            self._whole[images] = whole_bytes(_batch(case.trace, images), case.itemsize)
-        peak, host = case.weight_bytes + self._whole[images], 0
+            self._whole[images] = whole_peaks(_batch(case.trace, images), case.itemsize)
+        peaks = self._whole[images]
+        peak, host = max(peaks), 0
         if images != case.images:
             peak += case.result_bytes
         if case.input_home == "device":
@@ -194,7 +195,7 @@ class Planner:
         cost = case.images * case.trace.operations + passes * (case.images // images)
         name = "whole" if images == case.images else "whole, image by image"
         rung = self._rung(name, None, images, budget, (peak, host, 0), case.images * case.trace.operations, 0, cost)
-        return Way(rung, whole_steps(case.trace))
+        return Way(rung, whole_steps(case.trace, [max(peaks) - each for each in peaks]))
 
     def _fresh(self, images: int) -> int:
         """What whole runs of so many images cost because each pass's memory is new."""
@@ -262,7 +263,7 @@ class Planner:
             edges,
             1,
             budget,
-            (device + case.weight_bytes, host, disk),
+            (device, host, disk),
             operations * case.images,
             moved * case.images,
             found.cost * case.images,
@@ -314,7 +315,7 @@ class Planner:
         moved: int,
         cost: int,
     ) -> Rung:
-        peaks = (peaks[0] + self.case.beside_bytes, *peaks[1:])
+        peaks = (peaks[0] + self.case.standing_bytes, *peaks[1:])
         limits = (budget.device_bytes, inf if budget.host_bytes is None else budget.host_bytes, budget.disk_bytes)
         fits = all(peak <= limit for peak, limit in zip(peaks, limits, strict=True))
         return Rung(name, tile, images, *peaks, operations, moved, cost, fits)
@@ -345,7 +346,7 @@ def plan_blend(
     chunks: Sequence[Trace], tiles: int, tile_px: int, budget: Budget, *, images: int, held_bytes: int, itemsize: int
 ) -> Plan:
     """Overlap-and-blend: `tiles` whole runs, each of a picture's trace or of those of a clip's chunks, beside what is held."""
-    peak = max(whole_bytes(trace, itemsize) for trace in chunks) + held_bytes
+    peak = max(whole_bytes(trace, itemsize) + trace.workspace_bytes for trace in chunks) + held_bytes
     fits, operations = peak <= budget.device_bytes, sum(trace.operations for trace in chunks) * tiles
     rung = Rung(
         "blend (approximate)",
@@ -371,11 +372,12 @@ def plan_blend(
     return Plan(rung, (), budget.device_bytes, (rung,))
 
 
-def whole_steps(trace: Trace) -> Steps:
+def whole_steps(trace: Trace, spare_bytes: Sequence[int]) -> Steps:
     """Every pass in one piece; each Field is let go after its last use."""
     last = trace.last_use()
     return tuple(
-        Step(p.shape[2:], p.operations, str(p.chain), frees=frees(p, i, last)) for i, p in enumerate(trace.passes)
+        Step(p.shape[2:], p.operations, str(p.chain), frees=frees(p, i, last), spare_bytes=spare)
+        for i, (p, spare) in enumerate(zip(trace.passes, spare_bytes, strict=True))
     )
 
 

@@ -8,12 +8,12 @@ import tempfile
 from itertools import count
 from math import prod
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..nets.layouts import stored
+from ..nets.memory import Spares
 from ..nets.passes import Shape
 from ..schedule import Home
 
@@ -31,7 +31,8 @@ class Homes:
     def __init__(self, device: torch.device, innermost: bool = False):
         self.device, self.innermost = device, innermost
         self.scratch: Scratch | None = None
-        self._spare: torch.UntypedStorage | None = None
+        self.spares = Spares()
+        """The memory of Fields that no one reads any more."""
 
     def empty(self, shape: Shape, dtype: torch.dtype, home: Home, tokens: bool = False) -> Tensor:
         """An unwritten Field `b c …`; with `tokens` its channels lie innermost in any case, so that `b n c` is a view of it.
@@ -41,32 +42,22 @@ class Homes:
         if home == "disk" and self.scratch is None:
             self.scratch = Scratch()
         innermost = tokens or self.innermost
-        lies, spare = stored(shape) if innermost else shape, self._take_spare()
+        lies = stored(shape) if innermost else shape
         if home == "disk":
             assert self.scratch is not None
             data = self.scratch.empty(prod(lies), dtype).view(lies)
-        elif spare is not None and spare.nbytes() == prod(lies) * dtype.itemsize:
-            data = cast(Any, torch.empty(0, dtype=dtype)).set_(spare, 0, lies)
+        elif home == "host" or self.device.type == "cpu":
+            self.spares.keep_only([prod(lies) * dtype.itemsize])
+            data = self.spares.empty(lies, dtype)
         else:
-            del spare
-            data = torch.empty(lies, dtype=dtype, device=self.device if home == "device" else "cpu")
+            data = torch.empty(lies, dtype=dtype, device=self.device)
+        self.spares.keep_only()
         return data.movedim(-1, 1) if innermost else data
 
     def recycle(self, field: Tensor) -> None:
-        """The memory of a Field that no one reads any more, for a next one that is as large and comes at once; see `settle`.
-
-        On CPUs, where the system clears each page of new memory first: a tenth of a whole run. Devices have caches for this.
-        """
-        if self.device.type == "cpu" and field.device.type == "cpu":
-            self._spare = field.untyped_storage()
-
-    def settle(self) -> None:
-        """Let go of what nobody has taken."""
-        self._spare = None
-
-    def _take_spare(self) -> torch.UntypedStorage | None:
-        spare, self._spare = self._spare, None
-        return spare
+        """The memory of a Field that no one reads any more, for the next one, if that is as large."""
+        if self.device.type == "cpu":
+            self.spares.add(field)
 
     def beyond(self, home: Home) -> Home | None:
         """The next place farther away; None behind the last. The CPU's own memory is the host's."""

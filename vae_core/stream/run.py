@@ -21,7 +21,7 @@ from ..errors import BudgetError
 from ..geometry import Region, cells, cut_again, grid, slices
 from ..nets.layers import kernel
 from ..nets.layouts import dense, innermost
-from ..nets.passes import Carry, Chain, Field, OnTile, Op, Place, Shape, Tile, clip_shape, frames_shape
+from ..nets.passes import Carry, Chain, Field, OnTile, Op, Place, Shape, Tile, clip_shape, frames_shape, through
 from ..nets.segments import Segment
 from ..nets.trace import Trace
 from ..schedule import HOMES, Held, Home, Replan, Step, Steps
@@ -292,7 +292,7 @@ class Streamed:
         if work.segment is not None:
             return self._tiles_depth_first(work, work.segment)
         out, source = self._output(work), _Source(self, work)
-        on_tiles = [op.bind(source) for op in work.chain.ops]
+        on_tiles = work.chain.bind(source)
         fetches = work.fetches()
         ahead: Inputs | None = None
         while work.todo:
@@ -354,11 +354,8 @@ class Streamed:
         """A part of a Field on the device and in the dtype of the pass: a copy, or `part` itself."""
         return (part if part.device == self.device else self.ferry.fetch(part, slot)).to(self.dtype)
 
-    def _computed(self, on_tiles: Sequence[OnTile], inputs: Inputs) -> Tensor:
-        tile = inputs.tile.pop()
-        for on_tile, place in zip(on_tiles, inputs.places, strict=True):
-            tile = Tile(on_tile(tile, place), tile.image, owned=True)
-        return tile.data
+    def _computed(self, on_tiles: Sequence[tuple[int, OnTile]], inputs: Inputs) -> Tensor:
+        return through(inputs.tile.pop(), ((on_tile, inputs.places[i]) for i, on_tile in on_tiles)).data
 
     def _piece(self, work: _Pass, function: Callable[[Tensor], Tensor]) -> None:
         out = self._output(work)
@@ -411,7 +408,7 @@ class Streamed:
             data, home, work.overwritten = dying.all[:, : shape[1]], dying.home, dying
         else:
             data = self.homes.empty(shape, self.dtype, home, step.tokens)
-        self.homes.settle()
+        self.homes.spares.keep_only()
         moments = Moments(shape[0], shape[1], self.dtype, self.device) if step.statistics else None
         work.out = StreamField(self, len(self.fields), data, home, moments, step.tokens)
         return work.out
@@ -545,5 +542,5 @@ def run_streamed(
     try:
         return cast(StreamField, forward(run.enter(x))).all
     finally:
-        run.homes.settle()
+        run.homes.spares.keep_only()
         run.fields.clear()  # they refer to the run, and would keep their tensors until the garbage collector comes by

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
+from math import prod
 from typing import cast
 
 from torch import Tensor
 
 from ..geometry import Region, Span, Window, grid, slices
 from ..nets.layers import kernel
-from ..nets.layouts import Shape, is_innermost, new_empty
-from ..nets.passes import Carry, Field, Op, Place, Tile, Whole
+from ..nets.layouts import Shape, is_innermost, stored
+from ..nets.memory import current
+from ..nets.passes import Carry, Chain, Field, Op, Place, Tile, Whole, through
 from ..nets.statistics import BAND_ELEMENTS
-from ..schedule import Steps
+from ..schedule import Step, Steps
 from .journal import Journal
 from .moments import moments_of
 from .progress import OnProgress, ProgressMeter
@@ -30,20 +32,31 @@ def run_whole(
     carry: Carry | None = None,
 ) -> Tensor:
     """`forward` over all of `x` at once; `progress` is called after each pass. `carry` is the causal cache of a clip's chunk."""
-    after = _AfterPass(steps, progress, journal or Journal())
+    after = _AfterPass(x, steps, progress, journal or Journal())
     try:
-        return cast(Whole, forward(PlannedWhole(x, on_pass=after, carry=carry))).data
+        return cast(Whole, forward(PlannedWhole(x, on_pass=after, carry=carry, after=after))).data
     finally:
+        current().spares.keep_only()
         after.fields.clear()  # they refer to `after`, and would keep their tensors until the garbage collector comes by
 
 
 class _AfterPass:
-    """Lets go of each Field when the plan frees it, and tells the progress."""
+    """Lets go of each Field when the plan frees it, with its memory to spare, and tells the progress."""
 
-    def __init__(self, steps: Steps, progress: OnProgress | None, journal: Journal):
-        self.steps, self.journal, self.since = steps, journal, time.perf_counter()
+    def __init__(self, entered: Tensor, steps: Steps, progress: OnProgress | None, journal: Journal):
+        self.entered, self.steps, self.journal, self.since = entered, steps, journal, time.perf_counter()
         self.meter = ProgressMeter(steps, progress)
         self.fields: list[Whole | None] = [None]
+
+    @property
+    def step(self) -> Step:
+        """Of the pass under way."""
+        return self.steps[len(self.fields) - 1]
+
+    def _alive(self) -> Iterator[Tensor]:
+        """What may be read still. An operation may return what it was given, and so a Field lie where another does."""
+        yield self.entered
+        yield from (field.data for field in self.fields if field is not None)
 
     def __call__(self, made: Whole) -> None:
         number = len(self.fields) - 1
@@ -53,54 +66,60 @@ class _AfterPass:
         for index in self.steps[number].frees:
             field = self.fields[index]
             assert field is not None, "the plan frees a Field twice"
-            field.let_go()
             self.fields[index] = None
+            if not any(_share_memory(field.data, other) for other in self._alive()):
+                current().spares.add(field.data)
+            field.let_go()
         self.meter.tile(number, 1, 1)
-
-
-class Spare:
-    """A tensor that a pass has finished with, whose memory the next pass writes into if it wants one of that size.
-
-    On CPUs, where the system clears each page of new memory first: that is a tenth of a whole run.
-    """
-
-    def __init__(self) -> None:
-        self.data: Tensor | None = None
-
-    def like(self, x: Tensor) -> Tensor:
-        """Unwritten, laid out as `x`: the spare one, or a new one. There is no spare one after that."""
-        data, self.data = self.data, None
-        if data is not None and data.shape == x.shape and data.stride() == x.stride() and data.dtype == x.dtype:
-            return data
-        del data
-        return new_empty(x, tuple(x.shape))
 
 
 @dataclass
 class PlannedWhole(Whole):
     """A Whole of a planned run. On a CPU the pixel-wise operations that a pass begins with go over it band by band, in the cache.
 
-    So norm and activation read and write the memory once between them, and what they make lies where the pass before had its own.
+    So norm and activation read and write the memory once between them. What they make, and what is convolved of it, lies where
+    Fields that have died had theirs.
     """
 
-    spare: Spare = field(default_factory=Spare)
+    after: _AfterPass | None = None
 
     def through(self, *ops: Op) -> Whole:
-        head = self._head(ops)
-        if not head:
-            self.spare.data = None
-            return super().through(*ops)
+        fused = Chain(ops).fused
+        head = () if fused else self._head(ops)
         rest = ops[len(head) :]
-        made = self._after(rest, self._banded(head, keep=_need_nothing(rest[1:], self.shape)), owned=True)
-        if self.spare.data is not None and _share_memory(made, self.spare.data):
-            self.spare.data = None
+        self._settle(self._sizes(head, rest[fused:]))
+        if fused:
+            made = self._after(rest[fused + 1 :], self._fused(rest[: fused + 1]), owned=True)
+        elif head:
+            banded = self._banded(head)
+            made = self._after(rest, banded, owned=True)
+            if not _share_memory(made, banded) and _need_nothing(rest[1:], self.shape):
+                current().spares.add(banded)
+        else:
+            return super().through(*ops)
         if self.carry is not None:
             self.carry.passed(ops)
         return self._made(made)
 
+    def _fused(self, ops: Sequence[Op]) -> Tensor:
+        """The result of operations of which the last reads part by part."""
+        chain, source = Chain(tuple(ops)), _BandSource(self.data)
+        stages = chain.stages(self.shape)
+        places = chain.places(tuple(Span(0, n) for n in stages[-1][2:]), stages)
+        [(_, on_tile)] = chain.bind(source)
+        return on_tile(Tile(self.data, 0, owned=False), places[-1])
+
+    def _apply(self, op: Op, x: Tensor, past: Tensor | None, owned: bool) -> Tensor:
+        return op.filtered(x, past) if op.workspace else super()._apply(op, x, past, owned)
+
     def whole(self, function: Callable[[Tensor], Tensor]) -> Whole:
-        self.spare.data = None
+        self._settle()
         return super().whole(function)
+
+    def _settle(self, sizes: Sequence[int] = ()) -> None:
+        """Keep spare memory for tensors of so many bytes each, and besides what the plan leaves room for."""
+        assert self.after is not None
+        current().spares.keep_only(sizes, self.after.step.spare_bytes)
 
     def _head(self, ops: Sequence[Op]) -> tuple[Op, ...]:
         """The operations to go over bands; none where all is in the cache anyway."""
@@ -111,18 +130,24 @@ class PlannedWhole(Whole):
             takewhile(lambda op: op.pixelwise and op.out_shape(shape) == shape and not op.flops(shape, shape), ops)
         )
 
-    def _banded(self, head: Sequence[Op], keep: bool) -> Tensor:
-        """The result of `head`; the next pass may have its memory if it is to `keep`."""
-        x, made, source = self.data, self.spare.like(self.data), _BandSource(self.data)
+    def _sizes(self, head: Sequence[Op], rest: Sequence[Op]) -> list[int]:
+        """Bytes of the tensors that a pass makes in spare memory: those of its head, and of a convolution after that."""
+        made = [self.shape] if head else []
+        if rest and rest[0].workspace:
+            made.append(rest[0].out_shape(self.shape))
+        return [prod(shape) * self.data.element_size() for shape in made]
+
+    def _banded(self, head: Sequence[Op]) -> Tensor:
+        """The result of operations that go over bands."""
+        x, source = self.data, _BandSource(self.data)
+        made = current().spares.empty(stored(self.shape), x.dtype).movedim(-1, 1)
         on_tiles = [op.bind(source) for op in head]
         for image in range(len(x)):
             for region in grid(self.shape[2:], band(self.shape)):
                 place, part = Place(region, tuple(map(Window, region))), slices(region)
                 tile = Tile(x[image : image + 1][part], image, owned=False)
-                for on_tile in on_tiles:
-                    tile = Tile(on_tile(tile, place), image, owned=True)
+                tile = through(tile, ((on_tile, place) for on_tile in on_tiles))
                 made[image : image + 1][part].copy_(tile.data)
-        self.spare.data = made if keep else None
         return made
 
 

@@ -1,0 +1,119 @@
+"""Networks whose convolutions are filtered (nets/winograd.py): equal to plain ones, in the memory and operations that are planned.
+
+The tiny networks are made to filter, by a lower threshold, and to do so in several parts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from clips import streamed
+from clips import whole as whole_clip
+from test_causal import CHUNKS, latents, network
+from tiny_nets import NAMES, relative_error, tiny_net
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.meter import Meter
+from vae_core.execution import Execution, Half, How, Planners
+from vae_core.nets import statistics, winograd
+from vae_core.nets.attention import Attention
+from vae_core.nets.passes import Whole
+from vae_core.plan import footprint
+from vae_core.stream import whole
+
+EQUAL = 1e-5
+"""Relative, float32: rounding carried through some 30 norms (as in test_exactness.py)."""
+
+DECODE_SIZES = ((1, 1), (3, 5), (13, 22))
+ENCODE_SIZES = ((8, 40), (65, 83), (97, 33))
+TILES = (None, 16, 30)
+
+
+@pytest.fixture(autouse=True)
+def filtered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "DEPTH", 8)
+    monkeypatch.setattr(winograd, "PART_ELEMENTS", 1)
+    monkeypatch.setattr(winograd, "PART_PAIRS", 24)
+    monkeypatch.setattr(winograd, "PART_WIDTH", 6)
+
+
+def half_of(net: Any, direction: str) -> Half:
+    forward = net.decode_field if direction == "decode" else net.encode_field
+    return Half(direction, forward, net, torch.device("cpu"), net.dtype, may_overflow=False)  # type: ignore[arg-type]
+
+
+def inputs(net: Any, direction: str, batch: int = 1) -> list[torch.Tensor]:
+    sizes = DECODE_SIZES if direction == "decode" else ENCODE_SIZES
+    channels = net.config.latent_channels if direction == "decode" else 3
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(batch, channels, h, w, generator=generator).to(net.dtype) for h, w in sizes]
+
+
+def run(half: Half, x: torch.Tensor, tile: int | None) -> tuple[torch.Tensor, Any]:
+    return Execution.of(half, How("whole" if tile is None else "exact", tile), Planners(), x).run(x)
+
+
+@pytest.mark.parametrize("direction", ["decode", "encode"])
+@pytest.mark.parametrize("name", NAMES)
+@torch.inference_mode()
+def test_whole_and_streamed_equal_plain_convolutions(name: str, direction: str) -> None:
+    net = tiny_net(name)
+    half = half_of(net, direction)
+    assert any(op.workspace for p in half.trace((1, *inputs(net, direction)[0].shape[1:])).passes for op in p.chain.ops)
+    for batch in (1, 2):
+        for x in inputs(net, direction, batch):
+            plain = half.forward(Whole(x)).data  # type: ignore[attr-defined]
+            for tile in TILES:
+                made, _ = run(half, x, tile)
+                assert made.shape == plain.shape
+                error = relative_error(made, plain)
+                assert error <= EQUAL, f"{tuple(x.shape)} with tiles of {tile}: {error:.1e}"
+
+
+@pytest.mark.parametrize("name", CHUNKS)
+@pytest.mark.parametrize("depth_first", [False, True])
+@pytest.mark.parametrize(("h", "w", "tile"), [(6, 5, 2), (1, 9, 5), (7, 7, 64)])
+@torch.inference_mode()
+def test_clips_equal_plain_convolutions(name: str, h: int, w: int, tile: int, depth_first: bool) -> None:
+    decode, z = network(name, torch.float32).decode_chunk, latents(h, w, torch.float32)
+    for chunks in CHUNKS[name]:
+        expected = whole_clip(decode, z, chunks)
+        assert relative_error(streamed(decode, z, chunks, tile, depth_first=depth_first), expected) < EQUAL
+
+
+@pytest.mark.parametrize("direction", ["decode", "encode"])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("sdxl", torch.float32), ("flux2", torch.float32), ("sdxl", torch.bfloat16)]
+)
+@torch.inference_mode()
+def test_predicted_bytes(name: str, dtype: torch.dtype, direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (statistics, footprint, whole):  # a band is less than the Fields, as it is in life
+        monkeypatch.setattr(module, "BAND_ELEMENTS", 1000)
+    net = tiny_net(name, dtype)
+    weights = sum(p.numel() * p.element_size() for p in (*net.parameters(), *net.buffers()))
+    for x in (inputs(net, direction)[-1], inputs(net, direction, 2)[-1]):
+        for tile in TILES:
+            with Meter(net) as meter:
+                meter.see(x)
+                _, report = run(half_of(net, direction), x, tile)
+            ratio = (report.plan.device_bytes - weights) / meter.peak["cpu"]
+            assert 1.0 <= ratio <= 1.15, f"tile {tile}, {tuple(x.shape)}: predicted / measured = {ratio:.3f}"
+
+
+@pytest.mark.parametrize("direction", ["decode", "encode"])
+@pytest.mark.parametrize("name", ["sdxl", "flux2"])
+@torch.inference_mode()
+def test_predicted_operations(name: str, direction: str) -> None:
+    """Torch does not count the fused attention of the CPU, so attention is left out on both sides."""
+    net = tiny_net(name)
+    for module in net.modules():
+        if isinstance(getattr(module, "attentions", None), torch.nn.ModuleList):
+            module.attentions = torch.nn.ModuleList()
+    assert not any(isinstance(m, Attention) for m in net.modules())
+    for x in inputs(net, direction):
+        for tile in TILES:
+            with FlopCounterMode(display=False) as counter:
+                _, report = run(half_of(net, direction), x, tile)
+            assert report.plan.operations == counter.get_total_flops()

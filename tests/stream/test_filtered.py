@@ -35,8 +35,8 @@ TILES = (None, 16, 30)
 def filtered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd, "DEPTH", 8)
     monkeypatch.setattr(winograd, "PART_ELEMENTS", 1)
-    monkeypatch.setattr(winograd, "PART_PAIRS", 24)
-    monkeypatch.setattr(winograd, "PART_WIDTH", 6)
+    monkeypatch.setattr(winograd, "PART_PAIRS", 96)
+    monkeypatch.setattr(winograd, "PART_WIDTH", 12)
 
 
 def half_of(net: Any, direction: str) -> Half:
@@ -62,19 +62,18 @@ def test_whole_and_streamed_equal_plain_convolutions(name: str, direction: str) 
     net = tiny_net(name)
     half = half_of(net, direction)
     assert any(op.workspace for p in half.trace((1, *inputs(net, direction)[0].shape[1:])).passes for op in p.chain.ops)
-    for batch in (1, 2):
-        for x in inputs(net, direction, batch):
-            plain = half.forward(Whole(x)).data  # type: ignore[attr-defined]
-            for tile in TILES:
-                made, _ = run(half, x, tile)
-                assert made.shape == plain.shape
-                error = relative_error(made, plain)
-                assert error <= EQUAL, f"{tuple(x.shape)} with tiles of {tile}: {error:.1e}"
+    for x in (*inputs(net, direction), *inputs(net, direction, batch=2)[:2]):
+        plain = half.forward(Whole(x)).data  # type: ignore[attr-defined]
+        for tile in TILES:
+            made, _ = run(half, x, tile)
+            assert made.shape == plain.shape
+            error = relative_error(made, plain)
+            assert error <= EQUAL, f"{tuple(x.shape)} with tiles of {tile}: {error:.1e}"
 
 
 @pytest.mark.parametrize("name", CHUNKS)
 @pytest.mark.parametrize("depth_first", [False, True])
-@pytest.mark.parametrize(("h", "w", "tile"), [(6, 5, 2), (1, 9, 5), (7, 7, 64)])
+@pytest.mark.parametrize(("h", "w", "tile"), [(6, 5, 20), (1, 9, 15)])
 @torch.inference_mode()
 def test_clips_equal_plain_convolutions(name: str, h: int, w: int, tile: int, depth_first: bool) -> None:
     decode, z = network(name, torch.float32).decode_chunk, latents(h, w, torch.float32)

@@ -1,8 +1,8 @@
 """What it takes to begin: `python -m benchmarks.startup` times importing and loading: benchmarks/results/startup.csv.
 
-Importing vae_core beside importing torch alone; loading a full-size SDXL VAE (float32, diffusers' names) beside safetensors' own
-load of its tensors. Each run has a process of its own, the sides take turns, and the first round is not counted: the file is in
-the system's cache then.
+Importing vae_core, and with it the networks, or all that loads and runs them, beside importing torch alone; loading a full-size
+SDXL VAE (float32, diffusers' names) beside safetensors' own load of its tensors. Each run has a process of its own, the sides
+take turns, and the first round is not counted: the file is in the system's cache then.
 """
 
 from __future__ import annotations
@@ -37,10 +37,15 @@ total = sum(float(t.sum()) for t in (held if isinstance(held, dict) else held.ne
 print(json.dumps({{"seconds": seconds, "peak_bytes": peak.read(), "read_seconds": time.perf_counter() - start}}))
 """
 SIDES = {
-    "import": {"torch": "import torch", "vae_core": "import vae_core"},
+    "import": {
+        "torch": "import torch",
+        "vae_core": "import vae_core",
+        "vae_core.AutoencoderKL": "import vae_core; vae_core.AutoencoderKL",
+        "vae_core.load": "import vae_core; vae_core.load",
+    },
     "load": {
         "safetensors": ("from safetensors.torch import load_file", "load_file(sys.argv[1])"),
-        "vae_core": ("import vae_core", "vae_core.load(sys.argv[1], dtype=torch.float32)"),
+        "vae_core": ("from vae_core import load", "load(sys.argv[1], dtype=torch.float32)"),
     },
 }
 

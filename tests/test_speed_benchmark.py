@@ -38,8 +38,12 @@ def test_importing_and_loading_are_timed(tmp_path: Path) -> None:
     assert [(row["what"], row["side"]) for row in rows] == [
         ("import", "torch"),
         ("import", "vae_core"),
+        ("import", "vae_core.AutoencoderKL"),
+        ("import", "vae_core.load"),
         ("load", "safetensors"),
         ("load", "vae_core"),
     ]
+    alone, everything = float(rows[1]["median_s"]), float(rows[3]["median_s"])
+    assert alone < everything / 10, "nothing is imported before it is asked for"
     loaded = rows[-1]
     assert float(loaded["peak_mib"]) <= 1.1 * float(loaded["file_mib"]), "the file is held once"

@@ -75,18 +75,20 @@ def refuse_other_vaes(file: Path, shapes: Shapes) -> None:
 
 def _refuse(file: Path, shapes: Shapes, others: Iterable[Other]) -> None:
     dotted = {f".{key}": shape for key, shape in shapes.items()}
+    text = "\n".join((*dotted, ""))
     for other in others:
-        if all(_holds(dotted, tell) for tell in other.tells):
+        if all(_holds(dotted, text, tell) for tell in other.tells):
             if not other.title:
                 return
             raise UnknownModelError(f"{file}: looks like {other.title}, which this version does not load")
 
 
-def _holds(dotted: Shapes, tell: Tell) -> bool:
+def _holds(dotted: Shapes, text: str, tell: Tell) -> bool:
+    """`text` are the keys, each in a line: most signs are in none of them, and that is quickly seen."""
     sign = f".{tell.key}"
     if sign.endswith("."):
-        return any(sign in key for key in dotted)
-    return any(key.endswith(sign) and _fits(tell.shape, shape) for key, shape in dotted.items())
+        return sign in text
+    return f"{sign}\n" in text and any(key.endswith(sign) and _fits(tell.shape, shape) for key, shape in dotted.items())
 
 
 def _fits(wanted: tuple[int | None, ...] | None, shape: tuple[int, ...]) -> bool:

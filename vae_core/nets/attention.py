@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .layers import GroupNorm, Plus, cast, wide
 from .passes import Field, OnTile, Op, Place, Shape, Source, Tile
+from .undrawn import Undrawn
 
 
 def tokens(x: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ def untokens(x: Tensor, like: Tensor) -> Tensor:
     return x.transpose(1, 2).unflatten(2, like.shape[2:])
 
 
-class Linear(nn.Linear, Op):
+class Linear(Undrawn, nn.Linear, Op):
     """A linear map of the channels: on tokens `b n c` as a module, on `b c …` as an operation."""
 
     def of(self, x: Tensor) -> Tensor:

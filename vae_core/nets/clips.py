@@ -29,10 +29,11 @@ from .layers import (
 )
 from .layouts import new_empty, select
 from .passes import Field, OnTile, Op, OpCache, Place, Shape, Source, Tile
+from .undrawn import Undrawn
 from .winograd import PLAIN, Filter, Pads
 
 
-class CausalConv3d(nn.Conv3d, Filtered):
+class CausalConv3d(Undrawn, nn.Conv3d, Filtered):
     """A convolution that looks back in time: at the frames that entered it in the chunk before, at zeros before the first chunk.
 
     Zeros around each frame. With a stride in time it begins with the second chunk, and looks back at one frame. With

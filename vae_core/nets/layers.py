@@ -22,6 +22,7 @@ from .filtered import Filtered
 from .layouts import dense, is_innermost, new_empty
 from .passes import Field, OnTile, Op, Place, Shape, Source, Tile
 from .statistics import channel_statistics, needs_care
+from .undrawn import Undrawn
 from .winograd import PLAIN, UPSAMPLING, Pads
 
 
@@ -84,7 +85,7 @@ def convolving_elements(weight: Tensor, read: int, padded: int, made: int) -> in
     return max(3 * padded - made, 2 * (padded or read) + made)
 
 
-class Conv2d(nn.Conv2d, Filtered):
+class Conv2d(Undrawn, nn.Conv2d, Filtered):
     """A convolution with zero padding `pads = (before, after)`, the same on both axes."""
 
     filtering = PLAIN
@@ -190,7 +191,7 @@ def padded_elements(read: Shape, missing: Pads) -> int:
     return prod(read[:2]) * prod(n + before + after for n, (before, after) in zip(read[2:], rest, strict=True))
 
 
-class UpsampleConv2d(nn.Conv2d, Filtered):
+class UpsampleConv2d(Undrawn, nn.Conv2d, Filtered):
     """Nearest-neighbour upsampling by `factor` and a 3×3 convolution, as the one transposed convolution that they are.
 
     Upsampling repeats each cell factor × factor times; convolving that with w is convolving the cells themselves, spread out by
@@ -305,7 +306,7 @@ def _without_halo(missing: tuple[int, int], factor: int) -> slice:
     return slice(None, -factor) if missing[0] else slice(factor, None)
 
 
-class GroupNorm(nn.GroupNorm, Op):
+class GroupNorm(Undrawn, nn.GroupNorm, Op):
     """Group normalisation; its statistics are the whole Field's, whatever the tile."""
 
     reads_statistics = True

@@ -14,6 +14,7 @@ from math import inf, prod
 from typing import NamedTuple
 
 from ..errors import BudgetError
+from ..nets.passes import Chain, Shape
 from ..nets.trace import Trace
 from ..schedule import Held, Home, Step, Steps
 from .footprint import whole_bytes, whole_peaks
@@ -202,10 +203,7 @@ class Planner:
         case = self.case
         if not case.costs.fresh_byte:
             return 0
-        made = (
-            sum(prod(shape) for op, shape in zip(p.chain.ops, p.stages[1:], strict=True) if not op.in_place)
-            for p in case.trace.passes
-        )
+        made = (_new_elements(p.chain, p.stages) for p in case.trace.passes)
         return sum(case.costs.fresh(elements * images * case.itemsize) for elements in made)
 
     def _depth_first(self, budget: Budget) -> Way | None:
@@ -379,6 +377,14 @@ def whole_steps(trace: Trace, spare_bytes: Sequence[int]) -> Steps:
         Step(p.shape[2:], p.operations, str(p.chain), frees=frees(p, i, last), spare_bytes=spare)
         for i, (p, spare) in enumerate(zip(trace.passes, spare_bytes, strict=True))
     )
+
+
+def _new_elements(chain: Chain, stages: Sequence[Shape]) -> int:
+    """What the operations of a whole pass allocate: those that it begins with one tensor between them, or none where they fuse."""
+    head = next((i for i, op in enumerate(chain.ops) if not op.pixelwise), 0)
+    first = head if chain.fused else max(head - 1, 0)
+    made = [*zip(chain.ops, stages[1:], strict=True)][first:]
+    return sum(prod(shape) for i, (op, shape) in enumerate(made, first) if not op.in_place or i == head - 1)
 
 
 def _batch(trace: Trace, images: int) -> Trace:

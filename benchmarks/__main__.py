@@ -15,10 +15,10 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
@@ -124,6 +124,19 @@ def rows(case: Case, dtype: str, options: argparse.Namespace, names: Sequence[st
     return made
 
 
+def kept(table: Path, but: Set[tuple[str, str]]) -> list[Row]:
+    """The rows of an earlier table, `but` those of some cases and dtypes."""
+    if not table.exists():
+        return []
+    of = {name: float if name == "largest_error" else typed for name, typed in get_type_hints(Row).items()}
+    with table.open(newline="") as file:
+        rows = [
+            Row(**{name: of[name](text) if text else None for name, text in row.items()})
+            for row in csv.DictReader(file)
+        ]
+    return [row for row in rows if (row.case, row.dtype) not in but]
+
+
 def machine() -> str:
     cpu = next((line for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
     flags = next((line for line in _lines("/proc/cpuinfo") if line.startswith("flags")), "").split()
@@ -178,6 +191,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--runs", type=int, help="counted runs of each side (5, with --quick 2)")
+    parser.add_argument("--update", action="store_true", help="keep the table's rows of cases that are not run now")
     parser.add_argument("--no-plot", action="store_true", help="write the table only, without matplotlib")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
@@ -186,11 +200,13 @@ def main() -> None:
     output = (
         options.output or RESULTS / f"speed{'_quick' if options.quick else '_scaling' if options.scaling else ''}.csv"
     )
-    found: list[Row] = []
+    chosen = [case for case in cases if options.only in case.name]
+    found = kept(output, {(case.name, dtype) for case in chosen for dtype in options.dtypes}) if options.update else []
     with output.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*Row.__dataclass_fields__])
         writer.writeheader()
-        for case in (case for case in cases if options.only in case.name):
+        writer.writerows(map(asdict, found))
+        for case in chosen:
             names = ("vae_core", "vae_core, tiles of 512") if options.scaling else sides.of(case)
             names = tuple(n for n in names if n == "vae_core" or options.sides is None or n in options.sides)
             for dtype in options.dtypes:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
+
+from benchmarks.__main__ import kept
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,6 +32,10 @@ def test_a_side_by_side_run(tmp_path: Path) -> None:
     assert [row["side"] for row in rows] == ["vae_core", "vae_core, by default", "diffusers", "diffusers channels_last"]
     assert all(float(row["median_s"]) > 0 and float(row["peak_mib"]) >= 0 for row in rows)
     assert float(rows[0]["ratio"]) == 1.0 and all(float(row["gflop"]) > 0 for row in rows)
+
+    again = kept(output, set())
+    assert [{name: "" if value is None else str(value) for name, value in asdict(row).items()} for row in again] == rows
+    assert kept(output, {(rows[0]["case"], "bfloat16")}) == again and kept(output, {(rows[0]["case"], "float32")}) == []
 
 
 def test_importing_and_loading_are_timed(tmp_path: Path) -> None:

@@ -33,9 +33,13 @@ Pads = tuple[tuple[int, int], ...]
 DEPTH = 128
 """Input channels times frames of the kernel, at least: with fewer, combining cells outweighs the multiplications saved."""
 
-PART_ELEMENTS, PART_PAIRS, PART_WIDTH = 2**16, 256, 32
-"""What is computed at a time, so that it stays in the cache: matrices of so many elements, but no fewer rows (pairs of outputs by
-pairs of outputs), which would slow their product; and so many pairs wide, so that the border is short."""
+PART_ELEMENTS, MOST_THREADS = 2**15, 8
+"""What is computed at a time, so that it stays in the cache: matrices of so many elements for each thread, for no more threads
+than this, which bounds the memory. Measured with two threads."""
+
+PART_PAIRS, PART_WIDTH = 256, 32
+"""But matrices of no fewer rows (pairs of outputs by pairs of outputs), which would slow their product; and parts so many pairs
+wide, so that their border is short."""
 
 Head = Callable[[int, Tensor, tuple[int, int]], Tensor]
 """(which image, a part of it `1 c h w`, the part's first cell in x) → what is convolved there."""
@@ -122,7 +126,8 @@ def operations(i: int, taps: int, made: Shape, how: Filtering) -> int:
 
 def part_pairs(i: int, o: int) -> int:
     """How many pairs by pairs of outputs are computed at a time."""
-    return max(PART_ELEMENTS // max(i, o), PART_PAIRS)
+    threads = min(torch.get_num_threads(), MOST_THREADS)
+    return max(threads * PART_ELEMENTS // max(i, o), PART_PAIRS)
 
 
 def part_sizes(pairs: Sequence[int], most: int) -> tuple[int, int]:

@@ -53,6 +53,11 @@ class _AfterPass:
         """Of the pass under way."""
         return self.steps[len(self.fields) - 1]
 
+    def _spare(self, dead: Tensor) -> None:
+        """Later passes may have its memory, unless something that may be read still lies there too."""
+        if dead.device.type == "cpu" and not any(_share_memory(dead, other) for other in self._alive()):
+            current().spares.add(dead)
+
     def _alive(self) -> Iterator[Tensor]:
         """What may be read still. An operation may return what it was given, and so a Field lie where another does."""
         yield self.entered
@@ -67,8 +72,7 @@ class _AfterPass:
             field = self.fields[index]
             assert field is not None, "the plan frees a Field twice"
             self.fields[index] = None
-            if not any(_share_memory(field.data, other) for other in self._alive()):
-                current().spares.add(field.data)
+            self._spare(field.data)
             field.let_go()
         self.meter.tile(number, 1, 1)
 

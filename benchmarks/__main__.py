@@ -176,6 +176,7 @@ def plot(found: Sequence[Row], path: Path) -> None:
             axes.text(row.ratio, i + j * height, f" {row.side}: {row.median_s:.2f} s", va="center", fontsize=6)
     axes.set_yticks([i + 0.4 for i in range(len(groups))], groups, fontsize=7)
     axes.invert_yaxis()
+    axes.margins(x=0.2)
     axes.set_xlabel("time, relative to vae_core untiled (less is better)")
     figure.tight_layout()
     figure.savefig(path, dpi=120)

@@ -85,8 +85,14 @@ def theirs(name: str, direction: Direction, width: int, height: int, frames: int
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("clips", [(7, 13), pytest.param((9, 33, 129), marks=pytest.mark.slow)], ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "clips"),
+    [
+        ("wan21", (7, 13)),
+        ("cogvideox-5b", (7, 13)),
+        *(pytest.param(name, (9, 33, 129), marks=pytest.mark.slow) for name in NAMES),
+    ],
+)
 def test_device_memory_does_not_grow_with_the_clip(name: str, clips: tuple[int, ...]) -> None:
     """Clips of so many latents."""
     meta, peaks = meta_net(name), []

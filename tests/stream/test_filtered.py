@@ -12,7 +12,7 @@ import torch
 from clips import streamed
 from clips import whole as whole_clip
 from test_causal import CHUNKS, latents, network
-from tiny_nets import NAMES, relative_error, tiny_net
+from tiny_nets import relative_error, tiny_net
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.meter import Meter
@@ -25,6 +25,8 @@ from vae_core.stream import whole
 
 EQUAL = 1e-5
 """Relative, float32: rounding carried through some 30 norms (as in test_exactness.py)."""
+
+TOPOLOGIES = ("sdxl", "flux1", "flux2", "x4-upscaler", "taesd", "taef2")
 
 DECODE_SIZES = ((1, 1), (3, 5), (13, 22))
 ENCODE_SIZES = ((8, 40), (65, 83), (97, 33))
@@ -56,7 +58,7 @@ def run(half: Half, x: torch.Tensor, tile: int | None) -> tuple[torch.Tensor, An
 
 
 @pytest.mark.parametrize("direction", ["decode", "encode"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TOPOLOGIES)
 @torch.inference_mode()
 def test_whole_and_streamed_equal_plain_convolutions(name: str, direction: str) -> None:
     net = tiny_net(name)

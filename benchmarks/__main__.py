@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import platform
 import statistics
@@ -60,7 +61,7 @@ class Side:
     def __init__(self, name: str, case: Case, options: argparse.Namespace, dtype: str) -> None:
         python = os.environ.get("COMFYUI_PYTHON", sys.executable) if name in sides.COMFYUI else sys.executable
         told = worker.command(name, case, dtype, options.device, options.threads)
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         self.name = name
         self.process = subprocess.Popen(
             [python, "-m", "benchmarks.worker", told],
@@ -70,6 +71,9 @@ class Side:
             cwd=ROOT,
             env=environment,
         )
+
+    def ready(self) -> None:
+        """Wait until it is: workers may be started together, and wait for each other's turn only then."""
         self._answer()
 
     def ask(self, what: str) -> dict[str, Any]:
@@ -94,6 +98,8 @@ class Side:
 def rows(case: Case, dtype: str, options: argparse.Namespace, names: Sequence[str]) -> list[Row]:
     """The sides of a case, in turn."""
     workers = [Side(name, case, options, dtype) for name in names]
+    for side in workers:
+        side.ready()
     counted = [side.ask("count")["operations"] for side in workers]  # the round that is not timed
     rounds = [[side.ask("run") for side in workers] for _ in range(options.runs)]
     made = []
@@ -167,13 +173,15 @@ def plot(found: Sequence[Row], path: Path) -> None:
         mine = [row for row in found if f"{row.case} {row.dtype}" == group]
         height = 0.8 / len(mine)
         for j, row in enumerate(mine):
+            done = math.isfinite(row.ratio)
             axes.barh(
                 i + j * height,
-                row.ratio,
+                row.ratio if done else 0,
                 height,
                 color=f"C{list(dict.fromkeys(r.side for r in found)).index(row.side)}",
             )
-            axes.text(row.ratio, i + j * height, f" {row.side}: {row.median_s:.2f} s", va="center", fontsize=6)
+            took = f"{row.median_s:.2f} s" if done else "out of memory"
+            axes.text(row.ratio if done else 0, i + j * height, f" {row.side}: {took}", va="center", fontsize=6)
     axes.set_yticks([i + 0.4 for i in range(len(groups))], groups, fontsize=7)
     axes.invert_yaxis()
     axes.margins(x=0.2)
@@ -197,7 +205,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     options.runs = options.runs or (2 if options.quick else 5)
-    cases = QUICK if options.quick else SCALING if options.scaling else FULL
+    cases = QUICK if options.quick else SCALING if options.scaling else FULL[options.device.split(":")[0]]
     output = (
         options.output or RESULTS / f"speed{'_quick' if options.quick else '_scaling' if options.scaling else ''}.csv"
     )

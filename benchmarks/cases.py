@@ -44,12 +44,22 @@ def clips(variant: str, width: int, height: int, frames: int) -> list[Case]:
     return [Case(variant, direction, width, height, frames) for direction in ("decode", "encode")]
 
 
-FULL = (
-    *squares("sdxl", (256, 512, 1024)),
-    *squares("taesd", (512,)),
-    *clips("wan21", 128, 128, 9),
-    *clips("cogvideox-5b", 128, 128, 9),
-)
+FULL = {
+    "cpu": (
+        *squares("sdxl", (256, 512, 1024)),
+        *squares("taesd", (512,)),
+        *clips("wan21", 128, 128, 9),
+        *clips("cogvideox-5b", 128, 128, 9),
+    ),
+    "cuda": (
+        *squares("sdxl", (512, 1024, 2048)),
+        *squares("taesd", (1024,)),
+        *clips("wan21", 832, 480, 17),
+        *clips("cogvideox-5b", 720, 480, 17),
+    ),
+}
+"""By the kind of device: sizes that keep it busy for a while."""
+
 QUICK = (*squares("sdxl", (256,)), *squares("taesd", (256,)), Case("wan21", "decode", 64, 64, 5))
 SCALING = tuple(squares("sdxl", (256, 512, 1024, 2048), ("decode",)))
 """Over tiles of 512 px, whose time should grow as the pixels do."""

@@ -77,7 +77,7 @@ def build(side: str, case: Case, dtype: torch.dtype, device: torch.device) -> Re
         return Ready(*_ours(net.to(device), case, OURS[side]), shape)
     if side in DIFFUSERS:
         return Ready(*_diffusers(side, state, case, dtype, device), shape)
-    return Ready(*_comfyui(side, net, case, dtype), shape)
+    return Ready(*_comfyui(side, net, case, dtype, device), shape)
 
 
 def _ours(net: Any, case: Case, how: Mapping[str, Any]) -> tuple[Run, Run]:
@@ -129,8 +129,9 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=formats[x.ndim]) if x.ndim in formats else x
 
 
-def _comfyui(side: str, net: Any, case: Case, dtype: torch.dtype) -> tuple[Run, Run]:
-    sys.argv = [sys.argv[0], "--cpu", {torch.float32: "--fp32-vae", torch.bfloat16: "--bf16-vae"}[dtype]]
+def _comfyui(side: str, net: Any, case: Case, dtype: torch.dtype, device: torch.device) -> tuple[Run, Run]:
+    flags = {torch.float32: "--fp32-vae", torch.float16: "--fp16-vae", torch.bfloat16: "--bf16-vae"}
+    sys.argv = [sys.argv[0], flags[dtype], *(["--cpu"] if device.type == "cpu" else [])]
     sys.path.insert(0, os.environ["COMFYUI_PATH"])
     import comfy.options  # pyright: ignore[reportMissingImports]
 

@@ -5,7 +5,9 @@ So each side has its memory, its threads and its caches to itself, and sides can
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import sys
 import time
 from dataclasses import asdict
@@ -39,16 +41,27 @@ def main() -> None:
 
 
 def _timed(run: sides.Run, x: torch.Tensor, device: torch.device) -> dict[str, float]:
-    peak = Peak(device)
-    start = time.perf_counter()
-    run(x)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return {"seconds": time.perf_counter() - start, "peak_bytes": peak.read()}
+    """One run. On CUDA after another that wakes its clock and takes its memory, which is given back for the other sides."""
+    on_cuda = device.type == "cuda"
+    try:
+        if on_cuda:
+            run(x)
+            torch.cuda.synchronize(device)
+        peak = Peak(device)
+        start = time.perf_counter()
+        run(x)
+        if on_cuda:
+            torch.cuda.synchronize(device)
+        return {"seconds": time.perf_counter() - start, "peak_bytes": peak.read()}
+    except torch.OutOfMemoryError:
+        return {"seconds": math.inf, "peak_bytes": 0}
+    finally:
+        if on_cuda:
+            torch.cuda.empty_cache()
 
 
 def _operations(run: sides.Run, x: torch.Tensor) -> int:
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, contextlib.suppress(torch.OutOfMemoryError):
         run(x)
     return counter.get_total_flops()
 
@@ -76,7 +89,10 @@ class Peak:
 
 
 def _largest_difference(ready: sides.Ready, x: torch.Tensor) -> float:
-    return float((ready.run(x).float() - ready.plain(x).float()).abs().max())
+    try:
+        return float((ready.run(x).float() - ready.plain(x).float()).abs().max())
+    except torch.OutOfMemoryError:
+        return math.nan
 
 
 def command(side: str, case: Case, dtype: str, device: str, threads: int) -> str:

@@ -10,18 +10,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch._subclasses import FakeTensorMode
 from torch.nn import Module
 from torch.overrides import TorchFunctionMode
 
+from vae_core import execution
 from vae_core.geometry import Region, tile_kinds
+from vae_core.nets.layouts import innermost, is_innermost
 from vae_core.stream import run as streamed_run
 
 from .meter import Meter
 
 aten = torch.ops.aten
+
+CONVOLUTIONS = (aten.conv2d.default, aten.conv3d.default, aten.conv_transpose2d.input)
 
 
 class FakeCudaMeter(Meter):
@@ -39,6 +44,9 @@ class FakeCudaMeter(Meter):
             return True
         else:
             result = func(*args, **(kwargs or {}))
+        if func in CONVOLUTIONS and is_innermost(args[0]):
+            # cuDNN keeps the layout, which the shape rule of a build without it does not.
+            result = result.as_strided(result.shape, innermost(torch.empty(result.shape, device="meta")).stride())
         self.see(result)
         return result
 
@@ -59,9 +67,10 @@ class _WithoutCuda(TorchFunctionMode):
         if func is torch.Tensor.__getitem__ and args[0].device.type == "cuda":
             return _indexed(*args)
         if func is torch.Tensor.contiguous and args[0].device.type == "cuda":
-            return (
-                args[0] if args[0].is_contiguous() else torch.empty(args[0].shape, dtype=args[0].dtype, device="cuda")
-            )
+            x, layout = args[0], kwargs.get("memory_format", torch.contiguous_format)
+            if x.is_contiguous(memory_format=layout):
+                return x
+            return torch.empty(x.shape, dtype=x.dtype, device="cuda", memory_format=layout)
         return func(*args, **kwargs)
 
 
@@ -79,9 +88,15 @@ def _indexed(x: Any, index: Any) -> Any:
 
 
 @contextmanager
-def fake_cuda() -> Iterator[None]:
-    """Inside, tensors are fake and may be on "cuda"."""
-    with FakeTensorMode(), _WithoutCuda(), torch.inference_mode():
+def fake_cuda(*, channels_innermost: bool = True) -> Iterator[None]:
+    """Inside, tensors are fake and may be on "cuda"; runs lay the channels innermost there, or not."""
+    with (
+        FakeTensorMode(),
+        _WithoutCuda(),
+        torch.inference_mode(),
+        mock.patch.object(streamed_run, "channels_innermost", lambda *_: channels_innermost),
+        mock.patch.object(execution, "channels_innermost", lambda *_: channels_innermost),
+    ):
         yield
 
 
@@ -108,13 +123,12 @@ def one_tile_of_each_kind() -> Iterator[None]:
 
 
 def on_fake_cuda(net: Module, dtype: torch.dtype) -> Module:
-    """A network built on "meta" with fake weights on "cuda". To be called inside `fake_cuda`."""
+    """A network built on "meta" with fake weights on "cuda", laid out for its runs. To be called inside `fake_cuda`."""
     for module in net.modules():
         for name, weight in module._parameters.items():
             if weight is not None:
-                module._parameters[name] = torch.nn.Parameter(
-                    torch.empty(weight.shape, dtype=dtype, device="cuda"), requires_grad=False
-                )
+                made = innermost(torch.empty(weight.shape, dtype=dtype, device="cuda"))
+                module._parameters[name] = torch.nn.Parameter(made, requires_grad=False)
         for name, value in module._buffers.items():
             if value is not None:
                 module._buffers[name] = torch.empty(value.shape, dtype=value.dtype, device="cuda")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
+from clip_twins import clip_twins, random_clip, random_latents
 from tiny_nets import relative_error, tiny_net
 
 import vae_core
 from vae_core.execution import Execution, How
 from vae_core.plan import Budget
-from vae_core.spec import VARIANTS
+from vae_core.spec import COGVIDEOX, VARIANTS, WAN
 
 pytestmark = [
     pytest.mark.cuda,
@@ -24,6 +28,19 @@ MIB = 2**20
 @pytest.fixture(autouse=True)
 def no_tf32() -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+@contextmanager
+def waits(said: list[str]) -> Iterator[None]:
+    """Every implicit wait for the device inside, as torch warns of it: the line of Python that waited."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    said += [f"{w.filename}:{w.lineno}" for w in caught if "synchronizing" in str(w.message)]
 
 
 def on_cuda(name: str, dtype: torch.dtype = torch.float32) -> vae_core.VAE:
@@ -52,6 +69,60 @@ def test_every_rung_equals_the_cpu(name: str) -> None:
     assert {"whole", "streamed, Fields on the host"} <= seen
 
 
+@pytest.mark.parametrize("network", [WAN, COGVIDEOX])
+def test_clips_in_every_memory_equal_the_cpu(network: str) -> None:
+    """Causal caches on the device and beyond it, Fields on the host, depth first, and back: decoded and encoded."""
+    cpu = vae_core.VAE.of(clip_twins(network)[1])
+    vae = vae_core.VAE.of(clip_twins(network)[1].to("cuda"))
+    z, x = random_latents(5, 10, 14), random_clip(17, 83, 112)
+    expected, moments = cpu.decode(z), cpu.encode(x)
+    seen, limit = set(), vae.plan("decode", width=112, height=80, frames=17, mode="whole").device_bytes
+    while True:
+        try:
+            made, encoded = vae.decode(z, memory_limit=limit), vae.encode(x, memory_limit=limit)
+        except vae_core.BudgetError:
+            break
+        seen.add(vae.last_report.plan.rung)  # type: ignore[union-attr]
+        assert relative_error(made.cpu(), expected) <= 1e-4, limit
+        assert relative_error(encoded.cpu(), moments) <= 1e-4, limit
+        limit = int(limit * 0.8)
+    assert len(seen) >= 2, seen
+
+
+@pytest.mark.parametrize("name, tile", [("sdxl", 16), ("sdxl", None), ("taesd", 16)])
+def test_no_tile_waits_for_the_device(name: str, tile: int | None) -> None:
+    """At most one wait a pass, to learn whether it is finite; as many for many tiles as for few."""
+    vae = on_cuda(name, torch.bfloat16)
+    counted = []
+    for side in (32, 64):
+        z = torch.randn(1, 4, side, side, dtype=torch.bfloat16, device="cuda")
+        vae.decode(z, tile=tile)
+        said: list[str] = []
+        with waits(said):
+            vae.decode(z, tile=tile)
+        counted.append(len(said))
+        assert len(said) <= len(vae.last_report.plan.steps) + 1, said  # type: ignore[union-attr]
+    assert counted[0] == counted[1]
+
+
+@pytest.mark.parametrize("name", ["wan21", "cogvideox-5b"])
+def test_clips_of_full_size_take_no_more_than_planned(name: str) -> None:
+    """In bfloat16. cuDNN's workspaces come on top of the tensors that the plan counts."""
+    row = VARIANTS[name]
+    with torch.device("cuda"):
+        net = getattr(vae_core, row.network)(**row.config).bfloat16().eval()
+    vae = vae_core.VAE.of(net, row)
+    z = torch.randn(1, 16, 5, 60, 90, dtype=torch.bfloat16)
+    whole = vae.decode(z, mode="whole").cpu()
+    for limit in ("6GiB", "2GiB"):
+        made = vae.decode(z, memory_limit=limit).cpu()
+        report: Any = vae.last_report
+        print(name, limit, report.line())
+        assert report.measured_device_bytes <= report.plan.device_bytes + 512 * MIB, report.line()
+        # Elementwise bfloat16 rounding, in another order of summation.
+        assert float((made - whole).abs().mean()) <= 0.01
+
+
 def test_files_on_cuda() -> None:
     vae = on_cuda("sdxl")
     z = torch.randn(1, 4, 40, 56)
@@ -75,6 +146,7 @@ def test_torch_allocates_no_more_than_planned_and_little_more(side: int) -> None
     for tile in (None, 256, 512):
         vae.decode(z, **({"mode": "whole"} if tile is None else {"tile": tile}))  # type: ignore[arg-type]
         report: Any = vae.last_report
+        print(side, tile, report.line())
         assert report.measured_device_bytes <= report.plan.device_bytes + 512 * MIB, report.line()
 
 

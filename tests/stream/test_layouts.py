@@ -68,8 +68,7 @@ def test_layouts(shape: tuple[int, ...]) -> None:
 
 def test_cpus_have_the_channels_innermost_and_other_devices_are_measured() -> None:
     assert channels_innermost(CPU, torch.float32, 4) and channels_innermost(CPU, torch.bfloat16, 5)
-    assert not channels_innermost(torch.device("cuda"), torch.float16, 5), "of clips nothing is measured"
-    assert 0.1 < gain_of_innermost(CPU, torch.float32) < 10
+    assert all(0.1 < gain_of_innermost(CPU, torch.float32, axes) < 10 for axes in (4, 5))
 
 
 def test_the_ferry_keeps_the_layout() -> None:

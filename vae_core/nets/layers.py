@@ -21,7 +21,7 @@ from .arithmetic import convolving_dtype
 from .filtered import Filtered
 from .layouts import dense, is_innermost, new_empty
 from .passes import Field, OnTile, Op, Place, Shape, Source, Tile
-from .statistics import channel_statistics, needs_care
+from .statistics import channel_statistics, group_norm_falls_short
 from .undrawn import Undrawn
 from .winograd import PLAIN, UPSAMPLING, Pads
 
@@ -316,30 +316,32 @@ class GroupNorm(Undrawn, nn.GroupNorm, Op):
         return self(x)
 
     def of(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or not needs_care(x):
+        if torch.is_grad_enabled() or not group_norm_falls_short(x):
             return self(x)
         means, variances = zip(*map(channel_statistics, x.split(1)), strict=True)
-        scale, shift = self._linear(*self._of_groups(torch.stack(means), torch.stack(variances)))
-        return torch.addcmul(along_channels(shift, x), x, along_channels(scale, x))
-
-    def _linear(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and shift of each channel."""
-        scale = self.weight.to(mean.dtype) * (var + self.eps).rsqrt()
-        return scale, self.bias.to(mean.dtype) - mean * scale
+        normalise = self._normalising(torch.stack(means), torch.stack(variances), x.dtype)
+        if len(x) == 1:
+            return normalise(x, 0)
+        made = torch.empty_like(x)
+        for i, image in enumerate(x.split(1)):
+            made[i : i + 1].copy_(normalise(image, i))
+        return made
 
     def bind(self, source: Source) -> OnTile:
-        mean, var = self._of_groups(*source.statistics())
-        if mean.device.type != "cpu" or source.dtype != mean.dtype:
+        normalise = self._normalising(*source.statistics(), source.dtype)
+        return lambda tile, place: normalise(tile.data, tile.image)
+
+    def _normalising(self, mean: Tensor, var: Tensor, dtype: torch.dtype) -> Callable[[Tensor, int], Tensor]:
+        """What normalises a tile, `1 c …` of `dtype`, of an image whose channels have this mean and variance, `b c` each."""
+        mean, var = self._of_groups(mean, var)
+        weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
+        if mean.device.type != "cpu" or dtype != mean.dtype:
             # With its statistics known, it is a batch normalisation in evaluation mode: one read, one write, rounded once.
-            weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
-            return lambda tile, place: F.batch_norm(
-                tile.data, mean[tile.image], var[tile.image], weight, bias, training=False, eps=self.eps
-            )
+            return lambda x, image: F.batch_norm(x, mean[image], var[image], weight, bias, training=False, eps=self.eps)
         # The same, but quick on a strided tile too, where torch's CPU kernel takes four times as long.
-        scale, shift = self._linear(mean, var)
-        return lambda tile, place: torch.addcmul(
-            along_channels(shift[tile.image], tile.data), tile.data, along_channels(scale[tile.image], tile.data)
-        )
+        scale = weight * (var + self.eps).rsqrt()
+        shift = bias - mean * scale
+        return lambda x, image: torch.addcmul(along_channels(shift[image], x), x, along_channels(scale[image], x))
 
     @property
     def geometry(self) -> Hashable:
@@ -348,6 +350,10 @@ class GroupNorm(Undrawn, nn.GroupNorm, Op):
     def kept(self, element_bytes: int) -> int:
         # Vectors of one value per channel: statistics of channels and of groups, weight and bias, and what comes in between.
         return 16 * self.num_channels * max(element_bytes, 4)
+
+    def scratch(self, read: Shape, made: Shape, place: Place) -> int:
+        # Where images are normalised one by one, one of them beside the result.
+        return prod(made[1:]) if made[0] > 1 else 0
 
     def _of_groups(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of each channel's group, `b c`, from those of each channel."""

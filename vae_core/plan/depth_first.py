@@ -15,7 +15,7 @@ from ..geometry import whole as everything
 from ..nets.passes import Place, Shape
 from ..nets.segments import Segment, elements, in_field
 from ..nets.trace import TracedPass
-from .footprint import VECTOR_BYTES, Need, Reading, cached_elements
+from .footprint import Need, Reading, cached_elements, vector_bytes
 
 NAME = "depth first"
 """Of a step that carries out a segment, for people."""
@@ -53,7 +53,7 @@ class DepthFirstTiling:
         copies = entering.copied + (entering.itemsize / itemsize if entering.away and entering.converts else 0)
         patches = self._patches_of(caches_away)
         peak = max(self._elements(*kind, copies) for kind in zip(self._kinds, patches, strict=True))
-        device = max(kept + int(peak * itemsize), preparing) + VECTOR_BYTES * segment.shape[1]
+        device = max(kept + int(peak * itemsize), preparing) + vector_bytes(self.tiles) * segment.shape[1]
         window = max(elements(segment.trace.shapes[segment.enters], needs[segment.enters]) for needs in self._kinds)
         host = (window * entering.itemsize if entering.away else 0) + (self.largest * out.itemsize if out.away else 0)
         if caches_away:

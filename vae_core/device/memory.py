@@ -7,6 +7,7 @@ import gc
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import torch
@@ -99,10 +100,14 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+LOOKS_APART_S = 0.01
+"""Between two looks at the host's memory."""
+
+
 class MeasuredPeak:
     """The most bytes held from now until `read`: on CUDA what torch allocated, on Linux what the process's own pages grew by.
 
-    On the CPU the pages are looked at when `sample` is called, so a peak between two calls is missed.
+    On the CPU the pages are looked at when `sample` is called and they were not a moment before, so a peak in between is missed.
     """
 
     def __init__(self, device: torch.device):
@@ -111,14 +116,20 @@ class MeasuredPeak:
         if self.on_cuda:
             torch.cuda.reset_peak_memory_stats(device)
         self.start = self.most = _own_pages()
+        self.looked = time.perf_counter()
 
     def sample(self) -> None:
-        """Look at the host's memory once."""
+        """Look at the host's memory, unless that was done a moment ago: a small tile takes less time than a look."""
+        if time.perf_counter() - self.looked >= LOOKS_APART_S:
+            self._look()
+
+    def _look(self) -> None:
         self.most = max(self.most, _own_pages())
+        self.looked = time.perf_counter()
 
     def read(self) -> tuple[int | None, int | None]:
         """Bytes on the device, weights included, and growth in host memory; None where nothing can be measured."""
-        self.sample()
+        self._look()
         grown = self.most - self.start if self.most else None
         return (torch.cuda.max_memory_allocated(self.device) if self.on_cuda else None), grown
 

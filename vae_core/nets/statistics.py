@@ -40,7 +40,7 @@ def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     if needs_care(x):
         return _of_deviations(x)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    unused = torch.zeros(2, x.shape[1], dtype=dtype, device=x.device)
+    unused = torch.empty(2, x.shape[1], dtype=dtype, device=x.device)  # running averages, of which nothing is made
     return torch.batch_norm_update_stats(x, unused[0], unused[1], 0.0)
 
 

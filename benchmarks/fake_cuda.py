@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from vae_core import execution
 from vae_core.geometry import Region, tile_kinds
 from vae_core.nets.layouts import innermost, is_innermost
+from vae_core.nets.memory import Spares
 from vae_core.stream import run as streamed_run
 
 from .meter import Meter
@@ -38,7 +39,9 @@ class FakeCudaMeter(Meter):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is aten.batch_norm_update_stats.default:
-            result: Any = tuple(torch.empty(args[0].shape[1], dtype=args[1].dtype, device=args[0].device) for _ in range(2))
+            result: Any = tuple(
+                torch.empty(args[0].shape[1], dtype=args[1].dtype, device=args[0].device) for _ in range(2)
+            )
         elif func in (aten._local_scalar_dense.default, aten.item.default):
             self.waits += 1
             return True
@@ -96,6 +99,8 @@ def fake_cuda(*, channels_innermost: bool = True) -> Iterator[None]:
         torch.inference_mode(),
         mock.patch.object(streamed_run, "channels_innermost", lambda *_: channels_innermost),
         mock.patch.object(execution, "channels_innermost", lambda *_: channels_innermost),
+        # Memory that a fake tensor was once put into is never given back.
+        mock.patch.object(Spares, "add", lambda *_: None),
     ):
         yield
 

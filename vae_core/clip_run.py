@@ -6,6 +6,7 @@ device, in host memory or in files, is decided once, for a chunk in the middle o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -90,7 +91,8 @@ class ClipRun:
         beside_bytes: int = 0,
         free: int | None = None,
     ):
-        self.half_of, self.outlook, self.how, self.planners, self.progress = half_of, outlook, how, planners, progress
+        self.half_of = functools.cache(half_of)
+        self.outlook, self.how, self.planners, self.progress = outlook, how, planners, progress
         self.number, self.beside_bytes, self.free = start, beside_bytes, free
         given = caches or [{} for _ in range(outlook.shape[0])]
         self.caches: list[CausalCache] = []

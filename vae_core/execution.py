@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -94,7 +95,7 @@ class Half:
     may_overflow: bool
     """Its activations are known to overflow this dtype."""
 
-    @property
+    @cached_property
     def weight_bytes(self) -> int:
         """Of the whole network: both halves lie on the device."""
         return sum(t.numel() * t.element_size() for t in (*self.net.parameters(), *self.net.buffers()))
@@ -127,11 +128,17 @@ def budget_of(
     held = held or {}
     if free is None:
         free = free_bytes(half.device) + half.weight_bytes + held.get("device", 0)
-    free = int(free * (1 - RESERVE))
+    free = _spared(free)
     asked = None if limit is None else parse_limit(limit, total_bytes(half.device))
-    host = None if half.device.type == "cpu" else int((host_bytes() + held.get("host", 0)) * (1 - RESERVE))
-    disk = int((disk_bytes(scratch_folder()) + held.get("disk", 0)) * (1 - RESERVE))
+    host = None if half.device.type == "cpu" else _spared(host_bytes() + held.get("host", 0))
+    disk = _spared(disk_bytes(scratch_folder()) + held.get("disk", 0))
     return Budget(free if asked is None else min(asked, free), host, disk, asked=asked is not None and asked <= free)
+
+
+def _spared(free: int) -> int:
+    """Less the reserve, in round numbers: where a little comes and goes, as it always does, plans stay as they are."""
+    left = int(free * (1 - RESERVE))
+    return left - left % (1 << max(left.bit_length() - 8, 0))
 
 
 class Planners:
@@ -258,7 +265,7 @@ class Execution:
     def carried_out(self, plan: Plan, x: Tensor, progress: OnProgress | None = None) -> Tensor:
         """The run that a plan says, image by image unless all of them go at once."""
         self.half.lay_out_weights()
-        with shared(Memory(self._trace().workspace_bytes)):
+        with shared(Memory(self._trace.workspace_bytes)):
             return self._carried_out(plan, x, progress)
 
     def _carried_out(self, plan: Plan, x: Tensor, progress: OnProgress | None) -> Tensor:
@@ -302,12 +309,12 @@ class Execution:
             replan=replan,
             widened=self.widened,
             carry=self.carry,
-            trace=self._trace(),
+            trace=self._trace,
         )
 
     def _result(self, plan: Plan) -> Tensor:
         """Memory for the results of all images."""
-        shape = (self.shape[0], *self._trace().shapes[-1][1:])
+        shape = (self.shape[0], *self._trace.shapes[-1][1:])
         return Homes(self.half.device).empty(shape, self.half.dtype, plan.result_home)
 
     # --- planning -----------------------------------------------------------------------------------------------------
@@ -315,11 +322,12 @@ class Execution:
     def _dtype(self) -> torch.dtype:
         return torch.float32 if self.widened and self.half.dtype.itemsize < 4 else self.half.dtype
 
+    @cached_property
     def _trace(self) -> Trace:
         return self.half.trace((1, *self.shape[1:]), self.past, keeps=self.carry is None or self.carry.keeps)
 
     def _planner(self) -> Planner:
-        half, traced = self.half, self._trace()
+        half, traced = self.half, self._trace
         homes = {} if self.carry is None else self.carry.homes
         return self.planners.of(
             Case(
@@ -354,7 +362,7 @@ class Execution:
 
     def _widen(self, pass_index: int, x: Tensor) -> None:
         """A pass was not finite and could not be repaired alone: start over in float32, if that is not what it was."""
-        layer = self.half.layer(self._trace().passes[pass_index].chain.ops)
+        layer = self.half.layer(self._trace.passes[pass_index].chain.ops)
         if self._dtype().itemsize >= 4:
             raise NonFiniteError(self._blame(layer, x)) from None
         if self.carry is not None and self.carry.consumed:

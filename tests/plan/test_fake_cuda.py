@@ -52,7 +52,7 @@ def test_peaks_are_as_predicted_and_within_the_budget(
 
 @pytest.mark.parametrize(
     ("direction", "dtype", "side"),
-    [("decode", "bf16", 512), pytest.param("encode", "fp32", 2048, marks=pytest.mark.slow)],
+    [("decode", "bf16", 2048), pytest.param("encode", "fp32", 2048, marks=pytest.mark.slow)],
 )
 def test_depth_first_on_cuda(direction: Direction, dtype: str, side: int) -> None:
     meta = meta_net("taesd")

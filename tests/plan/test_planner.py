@@ -90,9 +90,9 @@ def test_files_are_the_last_resort() -> None:
     device = APART.plan(Budget(PLENTY, PLENTY), tile=32).device_bytes // 2
     on_host = APART.plan(Budget(device, PLENTY, PLENTY))
     assert on_host.rung == "streamed, Fields on the host" and on_host.disk_bytes == 0
-    in_files = APART.plan(Budget(device, on_host.host_bytes // 2, PLENTY))
+    in_files = APART.plan(Budget(device, on_host.host_bytes // 4, PLENTY))
     assert in_files.rung == "streamed, Fields in files"
-    assert in_files.host_bytes <= on_host.host_bytes // 2 < in_files.disk_bytes + in_files.host_bytes
+    assert in_files.host_bytes <= on_host.host_bytes // 4 < in_files.disk_bytes + in_files.host_bytes
     with pytest.raises(vae_core.BudgetError, match="of host memory"):
         APART.plan(Budget(device, on_host.host_bytes // 8, 0))
 

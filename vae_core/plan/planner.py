@@ -73,6 +73,10 @@ class Case:
         return self.images * prod(self.trace.shapes[-1]) * self.itemsize
 
 
+KEPT_PLANS = 8
+"""Of one case, for as many budgets: the chunks of a clip ask for the same again and again."""
+
+
 class Way(NamedTuple):
     """A rung with what carries it out."""
 
@@ -90,6 +94,7 @@ class Planner:
         self._streamable: dict[tuple[int, ...], Streamable] = {}
         self._whole: dict[int, list[int]] = {}
         self._deep: Streamable | None = None
+        self._plans: dict[object, Plan] = {}
 
     def plan(
         self,
@@ -106,6 +111,16 @@ class Planner:
         that have been tried and failed. `briefly` weighs no other rung where the whole run fits and none undercuts it. Raises
         BudgetError, saying what the smallest rung needs, when none fits.
         """
+        asked = (budget, tile, whole, tuple(without), briefly)
+        plan = self._plans.pop(asked, None) or self._planned(*asked)
+        self._plans[asked] = plan
+        if len(self._plans) > KEPT_PLANS:
+            del self._plans[next(iter(self._plans))]
+        return plan
+
+    def _planned(
+        self, budget: Budget | None, tile: int | None, whole: bool, without: Sequence[str], briefly: bool
+    ) -> Plan:
         limit = budget or Budget(1 << 62, 1 << 62 if self.case.apart else None)
         ways = [self.whole(self.case.images, limit)] if whole else self._weighed(limit, tile, without, briefly)
         ways = [way for way in ways if way.rung.name not in without] or ways

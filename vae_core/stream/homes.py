@@ -55,8 +55,8 @@ class Homes:
         return data.movedim(-1, 1) if innermost else data
 
     def recycle(self, field: Tensor) -> None:
-        """The memory of a Field that no one reads any more, for the next one, if that is as large."""
-        if self.device.type == "cpu":
+        """The host memory of a Field that no one reads any more, for the next one, if that is as large."""
+        if field.device.type == "cpu":
             self.spares.add(field)
 
     def beyond(self, home: Home) -> Home | None:

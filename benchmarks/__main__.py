@@ -33,7 +33,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Row:
-    """One side of one case. Seconds of one run; the ratio is the median over rounds of this side's time to vae_core's whole run."""
+    """One side of one case. Seconds of one run; the ratio is the median over rounds of this side's time to the first one's."""
 
     case: str
     side: str
@@ -120,7 +120,7 @@ def rows(case: Case, dtype: str, options: argparse.Namespace, workers: Sequence[
                 round(statistics.median(ratios), 4),
                 round(max(r[i]["peak_bytes"] for r in rounds) / MIB, 1),
                 round(counted[i] / 1e9, 3),
-                side.ask("error")["error"] if side.name in sides.TILED else None,
+                side.ask("error")["error"] if side.name in sides.TILED and len(workers) > 1 else None,
                 machine(),
                 side.ask("torch")["torch"],
                 commit(),
@@ -191,8 +191,9 @@ def plot(found: Sequence[Row], path: Path) -> None:
 
 def names_of(case: Case, options: argparse.Namespace) -> list[str]:
     """The sides that take part."""
-    names = ("vae_core", "vae_core, tiles of 512") if options.scaling else sides.of(case)
-    return [name for name in names if name == "vae_core" or options.sides is None or name in options.sides]
+    if options.scaling:
+        return ["vae_core, tiles of 512"]
+    return [n for n in sides.of(case) if n == "vae_core" or options.sides is None or n in options.sides]
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ SIZES = {
 }
 """Width and height in pixels that the models are made for, and of Qwen-Image one that is hard."""
 
-FRAMES = {"wan21": 33, "cogvideox-5b": 33, "qwen-image": 1}
+FRAMES = {"wan21": 17, "cogvideox-5b": 25, "qwen-image": 1}
 """Enough for chunks in the middle, with a full causal cache, and memory does not depend on more."""
 
 PLENTY_MIB = 1 << 20

@@ -98,11 +98,15 @@ class Half:
     @cached_property
     def weight_bytes(self) -> int:
         """Of the whole network: both halves lie on the device."""
-        return sum(t.numel() * t.element_size() for t in (*self.net.parameters(), *self.net.buffers()))
+        return sum(t.numel() * t.element_size() for t in (*self.weights, *self.net.buffers()))
+
+    @cached_property
+    def weights(self) -> tuple[nn.Parameter, ...]:
+        return tuple(self.net.parameters())
 
     def lay_out_weights(self) -> None:
         """On CUDA, put the convolutions' weights into the layout of a run, once and for good: else every pass would copy them."""
-        for weight in self.net.parameters():
+        for weight in self.weights:
             if weight.device.type == "cuda" and channels_innermost(weight.device, weight.dtype, weight.ndim):
                 with torch.inference_mode(weight.is_inference()):  # what is made inside could not be trained further
                     weight.data = innermost(weight.data)

@@ -88,8 +88,8 @@ def theirs(name: str, direction: Direction, width: int, height: int, frames: int
 @pytest.mark.parametrize(
     ("name", "clips"),
     [
-        ("wan21", (7, 13)),
-        ("cogvideox-5b", (7, 13)),
+        ("wan21", (5, 9)),
+        ("cogvideox-5b", (5, 9)),
         *(pytest.param(name, (9, 33, 129), marks=pytest.mark.slow) for name in NAMES),
     ],
 )

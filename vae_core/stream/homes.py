@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from functools import lru_cache
 from itertools import count
 from math import prod
 from pathlib import Path
@@ -133,6 +134,7 @@ def _remove(path: Path) -> bool:
     return True
 
 
+@lru_cache(maxsize=8)
 def _in_memory(folder: Path) -> bool:
     """Whether a folder lies in a file system that is itself memory, as far as Linux tells."""
     try:

@@ -14,7 +14,9 @@ from clip_twins import clip_twins, random_clip, random_latents
 from tiny_nets import relative_error, tiny_net
 
 import vae_core
+from vae_core.device import channels_innermost
 from vae_core.execution import Execution, How
+from vae_core.nets.layouts import is_innermost
 from vae_core.plan import Budget
 from vae_core.spec import COGVIDEOX, VARIANTS, WAN
 
@@ -123,6 +125,17 @@ def test_clips_of_full_size_take_no_more_than_planned(name: str) -> None:
         assert report.measured_device_bytes - held <= report.plan.device_bytes + 768 * MIB, report.line()
         # Elementwise bfloat16 rounding, in another order of summation.
         assert float((made - whole).abs().mean()) <= 0.01
+
+
+def test_weights_are_laid_out_once() -> None:
+    """When they are loaded, as runs lie; results and saved files are what they are without a GPU."""
+    vae = vae_core.load_embedded(device="cuda", dtype=torch.float32)
+    cpu = vae_core.load_embedded(device="cpu", dtype=torch.float32)
+    lies = channels_innermost(vae.device, torch.float32, 4)
+    weights = [weight for weight in vae.net.parameters() if weight.ndim == 4]
+    assert all(is_innermost(weight) for weight in weights) == lies
+    z = torch.randn(1, 4, 16, 24)
+    assert relative_error(vae.decode(z).cpu(), cpu.decode(z)) <= 1e-4
 
 
 def test_files_on_cuda() -> None:

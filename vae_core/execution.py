@@ -98,18 +98,7 @@ class Half:
     @cached_property
     def weight_bytes(self) -> int:
         """Of the whole network: both halves lie on the device."""
-        return sum(t.numel() * t.element_size() for t in (*self.weights, *self.net.buffers()))
-
-    @cached_property
-    def weights(self) -> tuple[nn.Parameter, ...]:
-        return tuple(self.net.parameters())
-
-    def lay_out_weights(self) -> None:
-        """On CUDA, put the convolutions' weights into the layout of a run, once and for good: else every pass would copy them."""
-        for weight in self.weights:
-            if weight.device.type == "cuda" and channels_innermost(weight.device, weight.dtype, weight.ndim):
-                with torch.inference_mode(weight.is_inference()):  # what is made inside could not be trained further
-                    weight.data = innermost(weight.data)
+        return sum(t.numel() * t.element_size() for t in (*self.net.parameters(), *self.net.buffers()))
 
     def trace(self, shape: Sequence[int], past: Mapping[Op, int] | None = None, *, keeps: bool = True) -> Trace:
         """Of an input of this shape; of a clip's chunk with the causal cache that it finds, in frames."""
@@ -268,7 +257,6 @@ class Execution:
 
     def carried_out(self, plan: Plan, x: Tensor, progress: OnProgress | None = None) -> Tensor:
         """The run that a plan says, image by image unless all of them go at once."""
-        self.half.lay_out_weights()
         with shared(Memory(self._trace.workspace_bytes)):
             return self._carried_out(plan, x, progress)
 

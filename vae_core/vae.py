@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from .blend import Share
 from .checkpoint import Checkpoint, open_checkpoint
 from .clips import ClipCodec, FramesIn
-from .device import default_device, default_dtype
+from .device import channels_innermost, default_device, default_dtype
 from .errors import InputError
 from .execution import Direction, Execution, Half, How, Mode, Planners, budget_of
 from .models import ClipModel, Model, build
+from .nets.layouts import innermost
 from .nets.passes import CausalCache
 from .nets.posterior import DiagonalGaussianDistribution
 from .plan import Plan, plan_blend
@@ -504,4 +505,12 @@ def from_checkpoint(
         for part in (net.decoder, getattr(net, "post_quant_conv", None)):
             if isinstance(part, nn.Module):
                 part.to(default_dtype(where, spec, "decode"))
+    _lay_out(net)
     return VAE(net, spec, opened, None if weights_on is None else where)
+
+
+def _lay_out(net: nn.Module) -> None:
+    """On CUDA, puts the weights of convolutions into the layout of its runs, once: else every pass would copy them."""
+    for weight in net.parameters():
+        if weight.device.type == "cuda" and channels_innermost(weight.device, weight.dtype, weight.ndim):
+            weight.data = innermost(weight.data)

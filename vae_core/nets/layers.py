@@ -177,9 +177,9 @@ class Conv2d(Undrawn, nn.Conv2d, Filtered):
 
 
 def copied_bytes(weight: Tensor, element_bytes: int) -> int:
-    """Of the copy of a weight that a pass works with: in a wider dtype, or, on a CPU, with the channels innermost."""
+    """Of the copy of a weight that a pass works with: in a wider dtype, or with the channels innermost."""
     element_bytes = max(element_bytes, convolving_dtype(weight).itemsize)
-    there = weight.element_size() == element_bytes and (weight.device.type == "cuda" or is_innermost(weight))
+    there = weight.element_size() == element_bytes and is_innermost(weight)
     return 0 if there else weight.numel() * element_bytes
 
 

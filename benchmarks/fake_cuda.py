@@ -38,15 +38,10 @@ class FakeCudaMeter(Meter):
         self.waits = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is aten.batch_norm_update_stats.default:
-            result: Any = tuple(
-                torch.empty(args[0].shape[1], dtype=args[1].dtype, device=args[0].device) for _ in range(2)
-            )
-        elif func in (aten._local_scalar_dense.default, aten.item.default):
+        if func in (aten._local_scalar_dense.default, aten.item.default):
             self.waits += 1
             return True
-        else:
-            result = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         if func in CONVOLUTIONS and is_innermost(args[0]):
             # cuDNN keeps the layout, which the shape rule of a build without it does not.
             result = result.as_strided(result.shape, innermost(torch.empty(result.shape, device="meta")).stride())
@@ -62,6 +57,8 @@ class _WithoutCuda(TorchFunctionMode):
         if func is torch.Tensor.copy_ and args[0].device.type == "cuda":
             assert args[0].shape == args[1].shape
             return args[0]
+        if func is torch.batch_norm_update_stats:
+            return tuple(torch.empty(args[0].shape[1], dtype=args[1].dtype, device=args[0].device) for _ in range(2))
         if func is torch.Tensor.to and args[0].device.type == "cpu":
             wanted = [*args[1:], *kwargs.values()]
             if any(isinstance(w, torch.device) and w.type == "cuda" for w in wanted):

@@ -79,8 +79,8 @@ def test_nobody_has_to_leave_where_the_whole_run_fits(on_a_device):
 
 def test_nobody_has_to_leave_for_a_run_that_streams_as_fast(on_a_device):
     # On the device alone, which costs as much as the whole run, within a few tiles.
-    plan = on_a_device(1400 * MIB, 9000 * MIB)
-    assert plan.rung == "streamed" and plan.host_bytes < MIB and plan.device_bytes <= 1400 * MIB
+    plan = on_a_device(4000 * MIB, 9000 * MIB, px=2048)
+    assert plan.rung == "streamed" and plan.host_bytes < MIB and plan.device_bytes <= 4000 * MIB
 
 
 def test_others_leave_where_the_run_would_else_be_much_slower_or_refused(on_a_device):

@@ -48,7 +48,7 @@ def test_full_size_on_a_6_gib_device(name: str, width: int, height: int, directi
     [
         ("qwen-image", 4096, "decode", 3, 1.05),
         ("qwen-image", 2048, "encode", 1, 1.05),
-        ("wan21", 720, "decode", 1, 1.25),
+        pytest.param("wan21", 720, "decode", 1, 1.25, marks=pytest.mark.slow),
     ],
 )
 def test_depth_first_where_memory_is_short(
@@ -88,8 +88,7 @@ def theirs(name: str, direction: Direction, width: int, height: int, frames: int
 @pytest.mark.parametrize(
     ("name", "clips"),
     [
-        ("wan21", (5, 9)),
-        ("cogvideox-5b", (5, 9)),
+        ("cogvideox-5b", (7, 9)),
         *(pytest.param(name, (9, 33, 129), marks=pytest.mark.slow) for name in NAMES),
     ],
 )

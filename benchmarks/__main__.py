@@ -120,7 +120,7 @@ def rows(case: Case, dtype: str, options: argparse.Namespace, workers: Sequence[
                 round(statistics.median(ratios), 4),
                 round(max(r[i]["peak_bytes"] for r in rounds) / MIB, 1),
                 round(counted[i] / 1e9, 3),
-                side.ask("error")["error"] if side.name in sides.TILED and len(workers) > 1 else None,
+                side.ask("error")["error"] if side.name in sides.TILED and not options.scaling else None,
                 machine(),
                 side.ask("torch")["torch"],
                 commit(),

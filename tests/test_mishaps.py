@@ -87,6 +87,19 @@ def test_memory_that_runs_out_once_anywhere(name: str, how: dict[str, Any]) -> N
         assert "ran out" in " ".join(vae.last_report.events)
 
 
+def test_memory_that_runs_out_while_statistics_are_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tile counts twice: all along a pass whose tiles' statistics are merged after every second one."""
+    monkeypatch.setattr("vae_core.stream.moments.GATHERED", 1)
+    vae = tiny_vae()
+    z = latents(vae)
+    expected = vae.decode(z, tile=30)
+    start, stop, *_ = allocations(vae, z, tile=30)[-4:]
+    for at in range(start, stop, 4):  # a merge makes more than four
+        with FailingAllocations(lambda number, at=at: number == at) as faults:
+            made = vae.decode(z, tile=30)
+        assert faults.failed == 1 and relative_error(made, expected) <= EQUAL, at
+
+
 @pytest.mark.parametrize("how", WAYS, ids=str)
 def test_memory_that_runs_out_for_good_at_every_pass(how: dict[str, Any]) -> None:
     """From the start of every second pass on, each further allocation fails."""

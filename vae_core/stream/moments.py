@@ -21,7 +21,7 @@ class Part(NamedTuple):
     var: Tensor
 
 
-def _merged(a: Part, b: Part) -> Part:
+def _merged_two(a: Part, b: Part) -> Part:
     total = a.count + b.count
     delta, share = b.mean - a.mean, b.count / total
     var = a.var * (1 - share) + b.var * share + delta.square() * (share * (1 - share))
@@ -37,12 +37,16 @@ def _merged_alike(parts: list[Part]) -> Part:
     return Part(parts[0].count * len(parts), mean, variances.mean(0) + spread)
 
 
-def merged(parts: list[Part]) -> Part:
+def _of_tile(tile: Tensor) -> Part:
+    return Part(tile[0, 0].numel(), *channel_statistics(tile))
+
+
+def _merged(parts: list[Part]) -> Part:
     """Of disjoint parts; tiles come in few sizes, so that few merges do."""
     alike: dict[int, list[Part]] = defaultdict(list)
     for part in parts:
         alike[part.count].append(part)
-    return reduce(_merged, map(_merged_alike, alike.values()))
+    return reduce(_merged_two, map(_merged_alike, alike.values()))
 
 
 class Moments:
@@ -55,23 +59,21 @@ class Moments:
     def __init__(self, images: int):
         self.images: list[list[Part]] = [[] for _ in range(images)]
 
-    def add(self, image: int, part: Part) -> None:
-        """The moments of one more tile of an image."""
-        parts = self.images[image]
-        parts.append(part)
-        if len(parts) > GATHERED:
-            parts[:] = [merged(parts)]
+    def gathered(self, image: int, tile: Tensor) -> list[Part]:
+        """The parts of an image with a tile `1 c …`; nothing is changed before `self.images[image]` is set to them."""
+        parts = [*self.images[image], _of_tile(tile)]
+        return [_merged(parts)] if len(parts) > GATHERED else parts
 
     def joined(self, batch: int) -> Moments:
         """Of clips whose frames these images are, `(b t) → b`."""
         joined, frames = copy(self), len(self.images) // batch
-        joined.images = [[merged(parts) for parts in self.images[i * frames : (i + 1) * frames]] for i in range(batch)]
+        joined.images = [[_merged(parts) for parts in self.images[i * frames : (i + 1) * frames]] for i in range(batch)]
         return joined
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and population variance, `b c` each, on the device that computed them."""
         for parts in self.images:
-            parts[:] = [merged(parts)]
+            parts[:] = [_merged(parts)]
         whole = [part for [part] in self.images]
         return torch.stack([p.mean for p in whole]), torch.stack([p.var for p in whole])
 
@@ -80,14 +82,8 @@ class Moments:
         return bool(torch.isfinite(self.statistics()[1]).all().item())
 
 
-def moments_of_tile(tile: Tensor) -> Part:
-    """Of `1 c …`."""
-    return Part(tile[0, 0].numel(), *channel_statistics(tile))
-
-
 def moments_of(x: Tensor) -> Moments:
     """Of each image of a whole tensor."""
     moments = Moments(len(x))
-    for image in range(len(x)):
-        moments.add(image, moments_of_tile(x[image : image + 1]))
+    moments.images = [moments.gathered(image, x[image : image + 1]) for image in range(len(x))]
     return moments

@@ -29,7 +29,7 @@ from .causal import CausalCaches, StreamedCache
 from .depth_first import DepthFirst
 from .homes import Homes
 from .journal import Journal
-from .moments import Moments, Part, moments_of, moments_of_tile
+from .moments import Moments, Part, moments_of
 from .progress import Finished, OnProgress, ProgressMeter
 
 SMALLEST_TILE = 16
@@ -300,10 +300,10 @@ class Streamed:
             inputs = ahead or self._inputs(work, image, region)
             source.parts = inputs.parts
             data = self._computed(on_tiles, inputs).to(out.all.dtype)
-            moments = None if out.moments is None else moments_of_tile(data)
+            parts = None if out.moments is None else out.moments.gathered(image, data)
             # What the next tile reads travels while this one is computed.
             ahead = self._inputs(work, *work.todo[1]) if fetches and len(work.todo) > 1 else None
-            self._finish(work, out, data, moments)
+            self._finish(work, out, data, parts)
             del inputs, data
         self.ferry.dock()
 
@@ -320,18 +320,18 @@ class Streamed:
             innermost=self.homes.innermost,
         )
         while work.todo:
-            _, region = work.todo[0]
+            image, region = work.todo[0]
             data = run.tile(region[-2:]).to(out.all.dtype)
-            self._finish(work, out, data, None if out.moments is None else moments_of_tile(data))
+            self._finish(work, out, data, None if out.moments is None else out.moments.gathered(image, data))
             del data
         self.ferry.dock()
 
-    def _finish(self, work: _Pass, out: StreamField, data: Tensor, moments: Part | None) -> None:
+    def _finish(self, work: _Pass, out: StreamField, data: Tensor, parts: list[Part] | None) -> None:
         """Store a tile that is computed, and its moments."""
         image, region = work.todo[0]
         self.ferry.store(data, out.part(image, region))
-        if out.moments is not None and moments is not None:
-            out.moments.add(image, moments)
+        if out.moments is not None and parts is not None:
+            out.moments.images[image] = parts
         work.todo.popleft()
         self._told(work, cells(region), Finished(image, region, data) if self._is_last else None)
 

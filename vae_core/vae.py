@@ -505,12 +505,13 @@ def from_checkpoint(
         for part in (net.decoder, getattr(net, "post_quant_conv", None)):
             if isinstance(part, nn.Module):
                 part.to(default_dtype(where, spec, "decode"))
-    _lay_out(net)
+    if torch.device(weights_on or where).type == "cuda":
+        _lay_out(net)
     return VAE(net, spec, opened, None if weights_on is None else where)
 
 
 def _lay_out(net: nn.Module) -> None:
     """On CUDA, puts the weights of convolutions into the layout of its runs, once: else every pass would copy them."""
     for weight in net.parameters():
-        if weight.device.type == "cuda" and channels_innermost(weight.device, weight.dtype, weight.ndim):
+        if channels_innermost(weight.device, weight.dtype, weight.ndim):
             weight.data = innermost(weight.data)

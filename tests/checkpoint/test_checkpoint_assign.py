@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
-from checkpoint_files import build, flux2, full_shapes, header_only, kl, ldm, save, state_of
+from checkpoint_files import (
+    assert_same,
+    build,
+    flux2,
+    full_shapes,
+    header_only,
+    kl,
+    ldm,
+    raw_safetensors,
+    save,
+    state_of,
+)
 
 from vae_core.checkpoint import assign, open_checkpoint
 from vae_core.errors import StateDictError
+from vae_core.models import CLASSES
+from vae_core.nets.undrawn import without_weights
 from vae_core.spec import KL, VARIANTS
 
 
@@ -34,6 +47,30 @@ def test_tensors_of_the_file_become_the_parameters(tmp_path):
         target.encoder.conv_in.weight.zero_()  # private to this process: the file does not change
     again = dict(opened.tensors())["encoder.conv_in.weight"]
     assert again.abs().sum() > 0
+
+
+@pytest.mark.parametrize("spaces", range(8))
+def test_data_may_begin_at_any_byte(tmp_path, spaces):
+    # A header may be padded with spaces to any length: nothing aligns the tensors behind it.
+    state = state_of(kl(32, 64))
+    whole = save(tmp_path / "vae.safetensors", state).read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header, data = whole[8 : 8 + length], whole[8 + length :]
+    moved = raw_safetensors(tmp_path / "moved.safetensors", header + b" " * spaces, data)
+    assert_same(open_checkpoint(moved), state)
+
+
+@pytest.mark.parametrize("network", CLASSES)
+def test_a_network_that_waits_for_its_weights_draws_none(network):
+    drawn_next = torch.get_rng_state()
+    config = next(row.config for row in VARIANTS.values() if row.network == network)
+    with without_weights():
+        net = CLASSES[network](**config)
+    assert torch.equal(torch.get_rng_state(), drawn_next)
+    # What is no layer of torch's, the scales of Wan's norms, is small and all ones.
+    on_cpu = sum(p.numel() for p in net.parameters() if not p.is_meta)
+    assert on_cpu <= 1e-3 * sum(p.numel() for p in net.parameters())
+    assert not CLASSES[KL](block_out_channels=(32,)).encoder.conv_in.weight.is_meta
 
 
 def test_nothing_is_loaded_if_anything_is_wrong(tmp_path):

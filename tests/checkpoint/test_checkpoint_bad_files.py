@@ -646,6 +646,15 @@ def test_a_file_that_vanishes_between_opening_and_reading(tmp_path, kind):
         list(opened.tensors())
 
 
+@pytest.mark.parametrize("widths", [(64, 32), (64, 64), ()])
+def test_a_file_that_changes_between_opening_and_reading(tmp_path, widths):
+    path = save(tmp_path / "a.safetensors", state_of(kl(32, 64)))
+    opened = open_checkpoint(path)
+    path.write_bytes(save(tmp_path / "b.safetensors", state_of(kl(*widths))).read_bytes() if widths else b"")
+    with pytest.raises(CheckpointError, match=rf"{re.escape(str(path))}: .*changed since it was opened"):
+        list(opened.tensors())
+
+
 @pytest.mark.parametrize("seed", range(24))
 @pytest.mark.parametrize("kind", ["safetensors", "archive", "flax", "config"])
 def test_damage_anywhere_is_either_harmless_or_refused(tmp_path, kind, seed):

@@ -209,13 +209,19 @@ class _Substitution:
     """One rule in one direction, compiled: whole dotted parts are matched, never a piece of a part."""
 
     def __init__(self, source: str, target: str, dims: tuple[int, ...], step: int) -> None:
-        pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d+)", re.escape(source))
-        self.pattern = re.compile(rf"(?<![^.]){pattern}(?![^.])")
-        self.target, self.dims, self.step = target, dims, step
+        self.source, self.target, self.dims, self.step = source, target, dims, step
+        words = re.split(r"\{\w+\}", source)
+        self.first_word, self.last_word = words[0], words[-1]
         self.fields = re.findall(r"\{(\w+)\}", target)
 
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d+)", re.escape(self.source))
+        return re.compile(rf"(?<![^.]){pattern}(?![^.])")
+
     def apply(self, key: str, ndim: int, at: Numbering) -> str:
-        if self.dims and ndim not in self.dims:
+        # Most rules leave most keys alone, which is seen soonest so.
+        if self.first_word not in key or self.last_word not in key or (self.dims and ndim not in self.dims):
             return key
 
         def replace(match: re.Match[str]) -> str:

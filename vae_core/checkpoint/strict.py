@@ -26,15 +26,23 @@ def assign(
     keep their type. Raises StateDictError, naming the file, the tensor, both shapes and a variant that would fit; the module is
     then unchanged.
     """
-    expected = module.state_dict()
+    owners = {
+        f"{path}.{leaf}" if path else leaf: (owner, leaf)
+        for path, owner in module.named_modules()
+        for leaf in (*owner._parameters, *owner._buffers)
+    }
+    held = {name: _held(owner, leaf) for name, (owner, leaf) in owners.items()}
+    expected = {name: tensor for name, tensor in held.items() if tensor is not None}
     _check(checkpoint, expected)
     state = dict(checkpoint.tensors(dtype, device))
     for name in expected.keys() - state.keys():
         state[name] = torch.zeros_like(expected[name], device=device or "cpu")
-    modules = dict(module.named_modules())
     for name, tensor in state.items():
-        owner, _, leaf = name.rpartition(".")
-        _put(modules[owner], leaf, tensor)
+        _put(*owners[name], tensor)
+
+
+def _held(owner: nn.Module, leaf: str) -> Tensor | None:
+    return owner._parameters[leaf] if leaf in owner._parameters else owner._buffers[leaf]
 
 
 def _put(module: nn.Module, name: str, tensor: Tensor) -> None:

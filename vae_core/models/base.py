@@ -14,6 +14,7 @@ from ..blend import AfterTile, GridScheme, Share, blend_on_grid
 from ..errors import InputError
 from ..nets.passes import Field, Whole
 from ..nets.posterior import AutoencoderKLOutput, DecoderOutput, DiagonalGaussianDistribution
+from ..nets.undrawn import without_weights
 
 M = TypeVar("M", bound="Model")
 
@@ -82,7 +83,7 @@ class Model(nn.Module):
         overrides: Mapping[str, Any] | None = None,
     ) -> M:
         """The model of an opened checkpoint with its weights, in evaluation mode. `dtype` None keeps the stored one."""
-        with torch.device("meta"):
+        with without_weights():
             model = cls(**{**opened.config, **(overrides or {})})
         checkpoint.assign(model, opened, dtype=dtype, device=device)
         return model.eval()

@@ -10,14 +10,14 @@ from tiny_nets import relative_error, tiny_net
 
 from benchmarks.meter import Meter
 from vae_core.execution import Execution, Half, How, Planners
+from vae_core.nets import bands
 from vae_core.nets.layers import Pointwise, plus
 from vae_core.nets.layouts import innermost
 from vae_core.nets.memory import Memory, Spares, shared
 from vae_core.nets.passes import Whole
 from vae_core.nets.trace import trace
-from vae_core.plan import Case, Planner, footprint
+from vae_core.plan import Case, Planner
 from vae_core.stream import run_whole
-from vae_core.stream import whole as module
 
 EQUAL = {torch.float64: 1e-12, torch.float32: 1e-5}
 """Relative: statistics are added up in another order."""
@@ -27,15 +27,14 @@ EQUAL = {torch.float64: 1e-12, torch.float32: 1e-5}
 def small_bands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """So small that tiny networks have many; gives the shapes of Fields that were gone over so."""
     gone_over: list[tuple[int, ...]] = []
-    band = module.band
+    band = bands.band
 
     def watched(shape: tuple[int, ...]) -> tuple[int, ...]:
         gone_over.append(shape)
         return band(shape)
 
-    monkeypatch.setattr(module, "band", watched)
-    for changed in (module, footprint):
-        monkeypatch.setattr(changed, "BAND_ELEMENTS", 1000)
+    monkeypatch.setattr(bands, "band", watched)
+    monkeypatch.setattr(bands, "BAND_ELEMENTS", 1000)
     return gone_over
 
 

@@ -17,11 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.meter import Meter
 from vae_core.execution import Execution, Half, How, Planners
-from vae_core.nets import statistics, winograd
+from vae_core.nets import bands, winograd
 from vae_core.nets.attention import Attention
 from vae_core.nets.passes import Whole
-from vae_core.plan import footprint
-from vae_core.stream import whole
 
 EQUAL = 1e-5
 """Relative, float32: rounding carried through some 30 norms (as in test_exactness.py)."""
@@ -90,8 +88,7 @@ def test_clips_equal_plain_convolutions(name: str, h: int, w: int, tile: int, de
 )
 @torch.inference_mode()
 def test_predicted_bytes(name: str, dtype: torch.dtype, direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (statistics, footprint, whole):  # a band is less than the Fields, as it is in life
-        monkeypatch.setattr(module, "BAND_ELEMENTS", 1000)
+    monkeypatch.setattr(bands, "BAND_ELEMENTS", 1000)  # less than the Fields, as it is in life
     net = tiny_net(name, dtype)
     weights = sum(p.numel() * p.element_size() for p in (*net.parameters(), *net.buffers()))
     for x in (inputs(net, direction)[-1], inputs(net, direction, 2)[-1]):

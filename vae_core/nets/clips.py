@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..geometry import Region, Span, Window, convolution_window
+from ..geometry import Region, Span, Window, convolution_window, cut_again, grid, slices
+from . import bands
 from .filtered import Filtered
 from .layers import (
     cast,
@@ -27,7 +28,7 @@ from .layers import (
     wide,
     zero_borders,
 )
-from .layouts import new_empty, select
+from .layouts import dense, new_empty, select
 from .passes import Field, OnTile, Op, OpCache, Place, Shape, Source, Tile
 from .undrawn import Undrawn
 from .winograd import PLAIN, Filter, Pads
@@ -331,7 +332,7 @@ class Conditioned(Op):
 
     def over(self, x: Tensor) -> Tensor:
         z = self.z.data  # type: ignore[attr-defined]
-        return self._conditioned(x, z, x.shape[2:], _everywhere(x), self.by, self.plus, owned=True)
+        return self._conditioned_in_place(x, z, x.shape[2:], _everywhere(x), self.by, self.plus)
 
     def literal(self, x: Tensor) -> Tensor:
         z = _enlarged(self.z.data, _everywhere(x), x.shape[2:], self.z.shape[2:])  # type: ignore[attr-defined]
@@ -341,12 +342,27 @@ class Conditioned(Op):
         z, by, plus = source.everything(self.z), self.by.at(source.dtype), self.plus.at(source.dtype)
 
         def on_tile(tile: Tile, place: Place) -> Tensor:
-            one = z[tile.image : tile.image + 1]
-            return self._conditioned(
-                tile.data, one, source.entering_shape[2:], place.region, by, plus, owned=tile.owned
-            )
+            one, conditioned = z[tile.image : tile.image + 1], self._conditioned
+            if tile.owned:
+                conditioned = self._conditioned_in_place
+            return conditioned(tile.data, one, source.entering_shape[2:], place.region, by, plus)
 
         return on_tile
+
+    def _conditioned_in_place(
+        self,
+        x: Tensor,
+        z: Tensor,
+        sizes: Sequence[int],
+        region: Region,
+        by: Callable[[Tensor], Tensor],
+        plus: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """As `_conditioned`. On a CPU part by part, so that what z is enlarged to is in the cache still when it is read."""
+        parts = bands.band(tuple(x.shape)) if x.device.type == "cpu" else x.shape[2:]
+        for part, there in zip(grid(x.shape[2:], parts), cut_again(region, parts), strict=True):
+            self._conditioned(x[slices(part)], z, sizes, there, by, plus, owned=True)
+        return x
 
     def _conditioned(
         self,
@@ -360,7 +376,8 @@ class Conditioned(Op):
     ) -> Tensor:
         """`region` is where x lies in a Field of `sizes`; x is overwritten where it is `owned`."""
         t, h, w = (_cells(i, span, n, m) for i, (span, n, m) in enumerate(zip(region, sizes, z.shape[2:], strict=True)))
-        near = z[:, :, t.start : t.stop, h.start : h.stop, w.start : w.stop]
+        # Laid out as x is, and so is what becomes of it: few cells, where one that is repeated in another layout is slow.
+        near = dense(z[:, :, t.start : t.stop, h.start : h.stop, w.start : w.stop], x.stride(1) == 1)
         scale = _enlarged(by(near), region, sizes, z.shape[2:])
         made = x.mul_(scale) if owned else x * scale
         del scale
@@ -379,7 +396,8 @@ class Conditioned(Op):
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
         # Enlarged, and before the last axis was, at most half of that.
-        return prod(made) * 3 // 2
+        cells = prod(made) if self.by.weight.device.type != "cpu" else min(prod(made), made[0] * bands.BAND_ELEMENTS)
+        return cells * 3 // 2
 
 
 def _everywhere(x: Tensor) -> Region:

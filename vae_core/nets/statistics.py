@@ -5,14 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from . import bands
 from .layouts import is_innermost
 
 GUESSED_FROM = 64
 """Cells whose mean is the first guess at the mean of all."""
-
-BAND_ELEMENTS = 1 << 19
-"""Of which a copy is made at a time: two MiB, so that it stays in the processor's cache."""
-
 
 GATHERED = 64
 """Tiles whose statistics are kept apart at most, to be merged at once: on a GPU each merge launches a dozen kernels."""
@@ -49,7 +46,7 @@ def _of_deviations(x: Tensor) -> tuple[Tensor, Tensor]:
     cells = x.movedim(1, -1).reshape(-1, x.shape[1])
     guess = cells[:: max(len(cells) // GUESSED_FROM, 1)].mean(0)
     first, second = (torch.zeros(x.shape[1], dtype=torch.float64, device=x.device) for _ in range(2))
-    for band in cells.split(max(BAND_ELEMENTS // x.shape[1], 1)):
+    for band in cells.split(max(bands.BAND_ELEMENTS // x.shape[1], 1)):
         deviations = band - guess
         first += deviations.sum(0)
         second += deviations.square_().sum(0)

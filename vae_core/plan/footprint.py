@@ -11,8 +11,9 @@ from math import prod
 from typing import NamedTuple
 
 from ..geometry import Span, Window, span_kinds
+from ..nets import bands
 from ..nets.passes import Place
-from ..nets.statistics import BAND_ELEMENTS, GATHERED
+from ..nets.statistics import GATHERED
 from ..nets.trace import Cached, Trace, TracedPass
 from ..schedule import HOMES, Home
 
@@ -131,7 +132,7 @@ class Tiling:
         fetches = enters.away or any(r.away for r in reads)
         converted = self.largest_made * out.itemsize if out.itemsize != itemsize else 0
         # On a CPU, statistics are taken of a copy of a part.
-        copied = 0 if staged else min(self.largest_made, BAND_ELEMENTS) * itemsize
+        copied = 0 if staged else min(self.largest_made, bands.BAND_ELEMENTS) * itemsize
         after = self.largest_made * itemsize + copied + converted + (inputs if fetches else 0)
         tile = max(self._computing(kind, enters, reads, itemsize, caches_away) for kind in self.kinds)
         arriving = self._arriving(enters, reads, itemsize)
@@ -188,7 +189,7 @@ class Tiling:
         kept = self._kept(itemsize)
         if chain.fused:
             # Statistics are taken of a copy of a part, while there is spare memory for what is made.
-            kept += min(self.largest_read, BAND_ELEMENTS) * itemsize
+            kept += min(self.largest_read, bands.BAND_ELEMENTS) * itemsize
         return (
             max(kept + max(tile, self._bands(itemsize)), sum(op.preparing(itemsize) for op in chain.ops))
             + self._vectors()
@@ -208,7 +209,9 @@ class Tiling:
         beside = max(
             s.scratch / s.made for op, s in zip(self.p.chain.ops, self.kinds[0].stages, strict=True) if op.pixelwise
         )
-        return int(first.made + (1 + beside) * BAND_ELEMENTS) * itemsize if first.made > BAND_ELEMENTS else 0
+        return (
+            int(first.made + (1 + beside) * bands.BAND_ELEMENTS) * itemsize if first.made > bands.BAND_ELEMENTS else 0
+        )
 
 
 def cached_elements(p: TracedPass, i: int, read: Sequence[int], place: Place) -> int:

@@ -12,11 +12,11 @@ from typing import cast
 from torch import Tensor
 
 from ..geometry import Region, Span, Window, grid, slices
+from ..nets import bands
 from ..nets.layers import kernel
 from ..nets.layouts import Shape, is_innermost, stored
 from ..nets.memory import current
 from ..nets.passes import Carry, Chain, Field, Op, Place, Tile, Whole, through
-from ..nets.statistics import BAND_ELEMENTS
 from ..schedule import Step, Steps
 from .journal import Journal
 from .moments import moments_of
@@ -128,7 +128,7 @@ class PlannedWhole(Whole):
     def _head(self, ops: Sequence[Op]) -> tuple[Op, ...]:
         """The operations to go over bands; none where all is in the cache anyway."""
         x, shape = self.data, self.shape
-        if x.device.type != "cpu" or x.numel() <= BAND_ELEMENTS or x.is_contiguous() or not is_innermost(x):
+        if x.device.type != "cpu" or x.numel() <= bands.BAND_ELEMENTS or x.is_contiguous() or not is_innermost(x):
             return ()
         return tuple(
             takewhile(lambda op: op.pixelwise and op.out_shape(shape) == shape and not op.flops(shape, shape), ops)
@@ -147,22 +147,12 @@ class PlannedWhole(Whole):
         made = current().spares.empty(stored(self.shape), x.dtype).movedim(-1, 1)
         on_tiles = [op.bind(source) for op in head]
         for image in range(len(x)):
-            for region in grid(self.shape[2:], band(self.shape)):
+            for region in grid(self.shape[2:], bands.band(self.shape)):
                 place, part = Place(region, tuple(map(Window, region))), slices(region)
                 tile = Tile(x[image : image + 1][part], image, owned=False)
                 tile = through(tile, ((on_tile, place) for on_tile in on_tiles))
                 made[image : image + 1][part].copy_(tile.data)
         return made
-
-
-def band(shape: Shape) -> tuple[int, ...]:
-    """The sides of a part of a Field that lies in one piece in memory, and in the processor's cache."""
-    _, channels, *sizes = shape
-    sides, left = [], BAND_ELEMENTS // channels
-    for size in reversed(sizes):
-        sides.append(min(size, max(left, 1)))
-        left //= size
-    return tuple(reversed(sides))
 
 
 def _need_nothing(ops: Sequence[Op], shape: Shape) -> bool:

@@ -193,7 +193,8 @@ def names_of(case: Case, options: argparse.Namespace) -> list[str]:
     """The sides that take part."""
     if options.scaling:
         return ["vae_core, tiles of 512"]
-    return [n for n in sides.of(case) if n == "vae_core" or options.sides is None or n in options.sides]
+    wanted = {*sides.of(case)} - {sides.COMPILED} if options.sides is None else {"vae_core", *options.sides}
+    return [name for name in sides.of(case) if name in wanted]
 
 
 def main() -> None:

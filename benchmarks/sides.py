@@ -26,6 +26,8 @@ OURS = {
     "vae_core, tiles of 256": {"tile": 256},
     "vae_core, blended tiles": {"mode": "blend", "tile": 256},
 }
+COMPILED = "vae_core, torch.compile"
+"""Of pictures, untiled; only where `--sides` names it, as compiling takes a minute."""
 DIFFUSERS = ("diffusers", "diffusers channels_last", "diffusers, tiled")
 COMFYUI = ("ComfyUI", "ComfyUI, tiled")
 TILED = {
@@ -48,6 +50,8 @@ def of(case: Case) -> tuple[str, ...]:
         names += COMFYUI
     small = max(case.width, case.height) <= TILE_PX
     names = tuple(name for name in names if not (small and (name in TILED or "512" in name)))
+    if case.frames == 1:
+        names += (COMPILED,)
     if case.network == TINY:  # whose blending in diffusers is another scheme, and always on
         names = tuple(name for name in names if "blended" not in name and name != "diffusers, tiled")
     return names
@@ -73,6 +77,8 @@ class Ready(NamedTuple):
 def build(side: str, case: Case, dtype: torch.dtype, device: torch.device) -> Ready:
     net, state = weights(case, dtype)
     shape = case.shape(Spec.of(VARIANTS[case.variant], net.config), net.latents_of(case.frames) if net.clip else 1)
+    if side == COMPILED:
+        return Ready(*_compiled(net.to(device), case), shape)
     if side in OURS:
         return Ready(*_ours(net.to(device), case, OURS[side]), shape)
     if side in DIFFUSERS:
@@ -84,6 +90,17 @@ def _ours(net: Any, case: Case, how: Mapping[str, Any]) -> tuple[Run, Run]:
     vae = VAE.of(net, VARIANTS[case.variant])
     run = vae.decode if case.direction == "decode" else vae.encode
     return lambda x: run(x, **how), lambda x: run(x, mode="whole")
+
+
+def _compiled(net: Any, case: Case) -> tuple[Run, Run]:
+    decodes = case.direction == "decode"
+    function = torch.compile(net.decode if decodes else net.encode)
+
+    def run(x: Tensor) -> Tensor:
+        made = function(x)
+        return made.sample if decodes else made.latents if case.network == TINY else made.latent_dist.mode()
+
+    return run, run
 
 
 def _diffusers(

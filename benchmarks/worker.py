@@ -38,14 +38,14 @@ class Worker:
         self.x: Any = None
 
     def build(self, case: dict[str, Any]) -> dict[str, Any]:
-        """Make ready for a case, and let go of the one before. On CUDA with one run, which loads kernels and takes long."""
+        """Make ready for a case, and let go of the one before. With one run where kernels are loaded or made, which takes long."""
         self.ready = self.x = None
         torch.cuda.empty_cache()
         with torch.inference_mode(False):
             ready = sides.build(self.side, Case(**case), self.dtype, self.device)
         noise = torch.randn(ready.shape, generator=torch.Generator().manual_seed(1)).clamp_(-1, 1)
         self.ready, self.x = ready, noise.to(self.device, self.dtype)
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" or self.side == sides.COMPILED:
             with contextlib.suppress(torch.OutOfMemoryError):
                 ready.run(self.x)
         return {}

@@ -7,6 +7,8 @@ Read from the source with `ast`, so that an import inside a function counts like
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -132,6 +134,18 @@ def test_no_cycles():
 def test_core_stands_alone(name):
     outside = {target.split(".")[0] for target, relative in imported(name) if not relative}
     assert outside.isdisjoint(FOREIGN)
+
+
+def test_loading_needs_no_more_of_torch_than_torch_itself():
+    """The compiler alone takes as long to import as the rest of torch: a decorator of `torch.compiler` would bring it."""
+    code = """
+import sys, torch
+there = set(sys.modules)
+import vae_core; vae_core.load; vae_core.AutoencoderKL
+print(*{"torch._dynamo", "torch._inductor", "sympy", "PIL", "av", "msgpack", "diffusers"} & set(sys.modules) - there)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == []
 
 
 def test_own_modules_are_imported_relatively():

@@ -90,12 +90,13 @@ def few_layers(network: str, levels: int) -> Any:
     return vae_core.AutoencoderKL(block_out_channels=(8, 16)[-levels:], norm_num_groups=4).eval()
 
 
+@pytest.mark.parametrize("dtype", [F64, torch.bfloat16])
 @pytest.mark.parametrize("network", ["AutoencoderKL", "AutoencoderTiny"])
 @torch.inference_mode()
-def test_encode_and_decode_compile_to_one_graph(network: str) -> None:
+def test_encode_and_decode_compile_to_one_graph(network: str, dtype: torch.dtype) -> None:
     """fullgraph: no line of them is left to Python."""
-    net = few_layers(network, levels=1).to(F64)
-    x, z = picture(16, 24, F64, batch=2), latents(net, 16, 24, F64, batch=2)
+    net = few_layers(network, levels=1).to(dtype)
+    x, z = picture(16, 24, dtype, batch=2), latents(net, 16, 24, dtype, batch=2)
     compiled = torch.compile(net.encode, fullgraph=True, backend="aot_eager")(x)
     assert type(compiled) is type(net.encode(x))
     made = compiled.latents if "latents" in compiled else compiled.latent_dist.parameters

@@ -97,18 +97,16 @@ def _fits(wanted: tuple[int | None, ...] | None, shape: tuple[int, ...]) -> bool
     return len(wanted) == len(shape) and all(want in (None, size) for want, size in zip(wanted, shape, strict=True))
 
 
-_PATTERNS = tuple((row, re.compile(rf"(?P<prefix>(?:[^.]+\.)*?)(?:{row.tell})")) for row in LAYOUTS)
+_TELLS = "|".join(f"(?P<row_{i}>{row.tell})" for i, row in enumerate(LAYOUTS))
+_PLACE = re.compile(rf"(?P<prefix>(?:[^.]+\.)*?)(?:{_TELLS})")
 
 
 def _places(shapes: Iterable[str]) -> dict[str, Counter[Layout]]:
     """Every prefix behind which a telling key was seen, with the number of such keys of each layout."""
     places: dict[str, Counter[Layout]] = {}
-    for key in shapes:
-        for layout, pattern in _PATTERNS:
-            match = pattern.match(key)
-            if match:
-                places.setdefault(match.group("prefix"), Counter())[layout] += 1
-                break
+    for match in filter(None, map(_PLACE.match, shapes)):
+        row = (match.lastgroup or "").removeprefix("row_")
+        places.setdefault(match["prefix"], Counter())[LAYOUTS[int(row)]] += 1
     return places
 
 

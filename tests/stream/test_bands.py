@@ -9,7 +9,9 @@ import torch
 from tiny_nets import relative_error, tiny_net
 
 from benchmarks.meter import Meter
+from vae_core import VAE
 from vae_core.execution import Execution, Half, How, Planners
+from vae_core.models import CLASSES
 from vae_core.nets import bands
 from vae_core.nets.layers import Pointwise, plus
 from vae_core.nets.layouts import innermost
@@ -68,6 +70,24 @@ def test_predicted_bytes(name: str, small_bands: list[Any]) -> None:
         ratio = (report.plan.device_bytes - weights) / meter.peak["cpu"]
         assert 1.0 <= ratio <= 1.15, f"predicted / measured = {ratio:.3f}"
     assert small_bands
+
+
+@pytest.mark.parametrize("how", [{"mode": "whole"}, {"tile": 16}, {"tile": 64}])
+@pytest.mark.parametrize("direction", ["decode", "encode"])
+def test_predicted_bytes_of_a_clip_whose_norms_are_conditioned(
+    direction: str, how: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bands, "BAND_ELEMENTS", 20_000)
+    sizes = {"block_out_channels": (16, 16, 32, 32), "latent_channels": 4, "layers_per_block": 1, "norm_num_groups": 8}
+    vae = VAE.of(CLASSES["AutoencoderKLCogVideoX"](**sizes).eval())
+    weights = sum(p.numel() * p.element_size() for p in vae.net.parameters())
+    x = torch.randn((1, 4, 3, 12, 10) if direction == "decode" else (1, 3, 9, 96, 80))
+    with Meter(vae.net) as meter:
+        meter.see(x)
+        getattr(vae, direction)(x, **how)
+    assert vae.last_report is not None
+    ratio = (vae.last_report.plan.device_bytes - weights) / meter.peak["cpu"]
+    assert 1.0 <= ratio <= 1.05, f"predicted / measured = {ratio:.3f}"
 
 
 def test_spare_memory_is_taken_once_and_only_for_as_many_bytes() -> None:

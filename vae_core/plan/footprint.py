@@ -6,7 +6,7 @@ It mirrors what stream/run.py and stream/whole.py allocate; tests compare both w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import product, takewhile
 from math import prod
 from typing import NamedTuple
 
@@ -205,13 +205,14 @@ class Tiling:
         """Bytes where a whole run begins a pass band by band, as it does on a CPU: the result, and what is made of one band."""
         if not self.p.chain.ops or not self.p.chain.ops[0].pixelwise or self.p.chain.fused:
             return 0
-        first = self.kinds[0].stages[0]
-        beside = max(
-            s.scratch / s.made for op, s in zip(self.p.chain.ops, self.kinds[0].stages, strict=True) if op.pixelwise
-        )
-        return (
-            int(first.made + (1 + beside) * bands.BAND_ELEMENTS) * itemsize if first.made > bands.BAND_ELEMENTS else 0
-        )
+        made, shape = self.kinds[0].stages[0].made, self.p.stages[0]
+        if made <= bands.BAND_ELEMENTS:
+            return 0
+        part = (1, shape[1], *bands.band(shape))
+        region = tuple(Span(0, n) for n in part[2:])
+        place = Place(region, tuple(map(Window, region)))
+        head = takewhile(lambda op: op.pixelwise, self.p.chain.ops)
+        return (made + bands.BAND_ELEMENTS + max(op.scratch(part, part, place) for op in head)) * itemsize
 
 
 def cached_elements(p: TracedPass, i: int, read: Sequence[int], place: Place) -> int:

@@ -26,23 +26,20 @@ def assign(
     keep their type. Raises StateDictError, naming the file, the tensor, both shapes and a variant that would fit; the module is
     then unchanged.
     """
-    owners = {
-        f"{path}.{leaf}" if path else leaf: (owner, leaf)
+    places = {
+        f"{path}.{leaf}" if path else leaf: (owner, leaf, tensor)
         for path, owner in module.named_modules()
-        for leaf in (*owner._parameters, *owner._buffers)
+        for leaf, tensor in (*owner._parameters.items(), *owner._buffers.items())
+        if tensor is not None
     }
-    held = {name: _held(owner, leaf) for name, (owner, leaf) in owners.items()}
-    expected = {name: tensor for name, tensor in held.items() if tensor is not None}
+    expected = {name: tensor for name, (_, _, tensor) in places.items()}
     _check(checkpoint, expected)
     state = dict(checkpoint.tensors(dtype, device))
     for name in expected.keys() - state.keys():
         state[name] = torch.zeros_like(expected[name], device=device or "cpu")
     for name, tensor in state.items():
-        _put(*owners[name], tensor)
-
-
-def _held(owner: nn.Module, leaf: str) -> Tensor | None:
-    return owner._parameters[leaf] if leaf in owner._parameters else owner._buffers[leaf]
+        owner, leaf, _ = places[name]
+        _put(owner, leaf, tensor)
 
 
 def _put(module: nn.Module, name: str, tensor: Tensor) -> None:

@@ -332,7 +332,7 @@ class Conditioned(Op):
 
     def over(self, x: Tensor) -> Tensor:
         z = self.z.data  # type: ignore[attr-defined]
-        return self._conditioned_in_place(x, z, x.shape[2:], _everywhere(x), self.by, self.plus)
+        return self._conditioned(x, z, x.shape[2:], _everywhere(x), self.by, self.plus, owned=True)
 
     def literal(self, x: Tensor) -> Tensor:
         z = _enlarged(self.z.data, _everywhere(x), x.shape[2:], self.z.shape[2:])  # type: ignore[attr-defined]
@@ -342,27 +342,12 @@ class Conditioned(Op):
         z, by, plus = source.everything(self.z), self.by.at(source.dtype), self.plus.at(source.dtype)
 
         def on_tile(tile: Tile, place: Place) -> Tensor:
-            one, conditioned = z[tile.image : tile.image + 1], self._conditioned
-            if tile.owned:
-                conditioned = self._conditioned_in_place
-            return conditioned(tile.data, one, source.entering_shape[2:], place.region, by, plus)
+            one = z[tile.image : tile.image + 1]
+            return self._conditioned(
+                tile.data, one, source.entering_shape[2:], place.region, by, plus, owned=tile.owned
+            )
 
         return on_tile
-
-    def _conditioned_in_place(
-        self,
-        x: Tensor,
-        z: Tensor,
-        sizes: Sequence[int],
-        region: Region,
-        by: Callable[[Tensor], Tensor],
-        plus: Callable[[Tensor], Tensor],
-    ) -> Tensor:
-        """As `_conditioned`. On a CPU part by part, so that what z is enlarged to is in the cache still when it is read."""
-        parts = bands.band(tuple(x.shape)) if x.device.type == "cpu" else x.shape[2:]
-        for part, there in zip(grid(x.shape[2:], parts), cut_again(region, parts), strict=True):
-            self._conditioned(x[slices(part)], z, sizes, there, by, plus, owned=True)
-        return x
 
     def _conditioned(
         self,
@@ -374,7 +359,16 @@ class Conditioned(Op):
         plus: Callable[[Tensor], Tensor],
         owned: bool = False,
     ) -> Tensor:
-        """`region` is where x lies in a Field of `sizes`; x is overwritten where it is `owned`."""
+        """`region` is where x lies in a Field of `sizes`; x is overwritten where it is `owned`.
+
+        On a CPU band by band then, so that what z is enlarged to is in the cache still when it is read.
+        """
+        whole = tuple(x.shape[2:])
+        parts = bands.band(tuple(x.shape)) if owned and x.device.type == "cpu" else whole
+        if parts != whole:
+            for part, there in zip(grid(whole, parts), cut_again(region, parts), strict=True):
+                self._conditioned(x[slices(part)], z, sizes, there, by, plus, owned)
+            return x
         t, h, w = (_cells(i, span, n, m) for i, (span, n, m) in enumerate(zip(region, sizes, z.shape[2:], strict=True)))
         # Laid out as x is, and so is what becomes of it: few cells, where one that is repeated in another layout is slow.
         near = dense(z[:, :, t.start : t.stop, h.start : h.stop, w.start : w.stop], x.stride(1) == 1)

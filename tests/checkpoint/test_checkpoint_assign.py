@@ -49,6 +49,10 @@ def test_tensors_of_the_file_become_the_parameters(tmp_path):
     assert again.abs().sum() > 0
 
 
+PLAIN = (dict, list, set, tuple, int, float, str, torch.nn.Module, type(None))
+"""What a module's attributes are, but for functions and operations."""
+
+
 @pytest.mark.parametrize("spaces", range(8))
 def test_data_may_begin_at_any_byte(tmp_path, spaces):
     # A header may be padded with spaces to any length: nothing aligns the tensors behind it.
@@ -68,9 +72,29 @@ def test_a_network_that_waits_for_its_weights_draws_none(network):
         net = CLASSES[network](**config)
     assert torch.equal(torch.get_rng_state(), drawn_next)
     # What is no layer of torch's, the scales of Wan's norms, is small and all ones.
-    on_cpu = sum(p.numel() for p in net.parameters() if not p.is_meta)
-    assert on_cpu <= 1e-3 * sum(p.numel() for p in net.parameters())
+    parameters = [p for _, p in net.named_parameters(remove_duplicate=False)]
+    assert sum(p.numel() for p in parameters if not p.is_meta) <= 1e-3 * sum(p.numel() for p in parameters)
     assert not CLASSES[KL](block_out_channels=(32,)).encoder.conv_in.weight.is_meta
+
+
+@pytest.mark.parametrize("network", CLASSES)
+def test_layers_built_alike_are_as_their_constructor_makes_them_and_share_no_container(network):
+    config = next(row.config for row in VARIANTS.values() if row.network == network)
+    with without_weights():
+        net = CLASSES[network](**config)
+    with torch.device("meta"):
+        plain = CLASSES[network](**config)
+
+    def told(module):
+        shapes = {name: t.shape for name, t in (*module._parameters.items(), *module._buffers.items()) if t is not None}
+        rest = {name: value for name, value in vars(module).items() if name not in ("_parameters", "_buffers")}
+        return shapes, {name: str(value) for name, value in rest.items() if isinstance(value, PLAIN)}
+
+    assert {path: told(m) for path, m in net.named_modules()} == {path: told(m) for path, m in plain.named_modules()}
+    held = [
+        value for module in net.modules() for value in vars(module).values() if isinstance(value, (dict, list, set))
+    ]
+    assert len({*map(id, held)}) == len(held)
 
 
 def test_nothing_is_loaded_if_anything_is_wrong(tmp_path):

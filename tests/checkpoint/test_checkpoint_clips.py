@@ -26,7 +26,7 @@ from vae_core.checkpoint import (
     save_taesd_pair,
 )
 from vae_core.checkpoint.config import FIELDS
-from vae_core.checkpoint.keymaps import COGVIDEOX_ORIGINAL, WAN_ORIGINAL, Keymap, numbering
+from vae_core.checkpoint.keymaps import COGVIDEOX_ORIGINAL, WAN_ORIGINAL, Keymap, Numbering
 from vae_core.errors import CheckpointError, InputError, StateDictError, UnknownModelError
 from vae_core.nets.cogvideox import AutoencoderKLCogVideoXConfig, CogVideoXNetwork
 from vae_core.nets.wan import (
@@ -85,7 +85,7 @@ def small(name: str, **config: Any) -> dict[str, Tensor]:
 
 
 def spelled(keymap: Keymap, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    at = numbering(state)
+    at = Numbering(state)
     return dict(keymap.theirs(name, tensor, at) for name, tensor in state.items())
 
 
@@ -102,7 +102,7 @@ def test_names_go_there_and_back(name, keymap, size):
     state = on_meta(name, size).state_dict()
     theirs = spelled(keymap, state)
     assert len(theirs) == len(state)
-    at = numbering(theirs)
+    at = Numbering(theirs)
     back = {keymap.ours(key, tuple(tensor.shape), at)[0]: tensor for key, tensor in theirs.items()}
     assert {key: tensor.shape for key, tensor in back.items()} == {key: tensor.shape for key, tensor in state.items()}
 
@@ -172,7 +172,7 @@ COGVIDEOX_NAMES = {
 def test_names_of_the_makers(name, keymap, listed):
     state = on_meta(name, {}).state_dict()
     theirs = spelled(keymap, state)
-    at, back = numbering(state), numbering(theirs)
+    at, back = Numbering(state), Numbering(theirs)
     assert {keymap.theirs(ours, state[ours], at)[0]: ours for ours in listed.values()} == listed
     assert {key: keymap.ours(key, tuple(theirs[key].shape), back)[0] for key in listed} == listed
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vae_core import VARIANTS, AutoencoderKL
-from vae_core.checkpoint.keymaps import COGVIDEOX_ORIGINAL, LDM, Keymap, numbering
+from vae_core.checkpoint.keymaps import COGVIDEOX_ORIGINAL, LDM, Keymap, Numbering
 from vae_core.nets.cogvideox import AutoencoderKLCogVideoXConfig, CogVideoXNetwork
 from vae_core.nets.wan import (
     LATENTS_MEAN,
@@ -162,7 +162,7 @@ def _meta(build: Callable[..., nn.Module], *values: Any, **config: Any) -> nn.Mo
 def _shapes(net: nn.Module, keymap: Keymap) -> Shapes:
     """Under the names of a keymap."""
     state = net.state_dict()
-    at = numbering(state)
+    at = Numbering(state)
     spelled = (keymap.theirs(name, tensor, at) for name, tensor in state.items())
     return {name: tuple(tensor.shape) for name, tensor in spelled}
 

@@ -74,7 +74,8 @@ def _seen(sources: list[Source]) -> tuple[str, ...]:
 
 
 def _is_half(source: Source) -> bool:
-    return any(re.match(TAESD_HALF, key) for key in source.tensors)
+    # Its keys begin with a number: a look at the first character spares the others the pattern.
+    return any(key[:1].isdigit() and re.match(TAESD_HALF, key) for key in source.tensors)
 
 
 def _half_name(source: Source) -> str:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ..errors import CheckpointError, StateDictError, UnknownModelError
 from ..spec import KL, KL_FLUX2, TINY
 from .infer import Shapes
-from .keymaps import Turn, numbering
+from .keymaps import Numbering, Turn
 from .registry import LAYOUTS, OTHER_MODELS, OTHER_VAES, PREFIXES, Layout, Other, Tell
 from .source import Source, Stored
 
@@ -129,7 +129,7 @@ def _collect(file: Path, entries: Mapping[str, Entry], layout: Layout, prefix: s
     flux2 = layout.network == KL and any(key.startswith("bn.running_") for key in inside)
     network = KL_FLUX2 if flux2 else layout.network
     ignored = _summary(siblings)
-    at = numbering(inside)
+    at = Numbering(inside)
     pieces: dict[str, Piece] = {}
     for key, entry in inside.items():
         reason = _reason_to_ignore(key, network)

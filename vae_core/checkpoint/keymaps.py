@@ -119,22 +119,26 @@ _WAN = (
 )
 
 
-class Numbering(NamedTuple):
-    """What the rules have to know of a network to renumber its parts: taken from all of its names, theirs or ours."""
+class Numbering:
+    """What the rules have to know of a network to renumber its parts, from all of its names, theirs or ours, without a prefix.
 
-    last_level: int
-    """The number of the last up-block, what `{up}` counts from."""
-    group: int
-    """Layers of a level of the decoder where they are counted through, what `{flat}` goes by: its blocks and the upsampling."""
+    Looked for where a rule asks.
+    """
 
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = tuple(names)
 
-def numbering(names: Iterable[str]) -> Numbering:
-    """Of a network's names without their prefix."""
-    names = tuple(names)
-    last_level = max(_numbers(r"decoder\.up(?:_blocks)?\.(\d+)\.", names), default=0)
-    last_block = max(_numbers(r"decoder\.(?:upsamples|up_blocks\.0\.resnets)\.(\d+)\.", names), default=0)
-    upsampling = min(_numbers(r"decoder\.upsamples\.(\d+)\.resample\.", names), default=last_block + 1)
-    return Numbering(last_level, upsampling + 1)
+    @cached_property
+    def last_level(self) -> int:
+        """The number of the last up-block, what `{up}` counts from."""
+        return max(_numbers(r"decoder\.up(?:_blocks)?\.(\d+)\.", self._names), default=0)
+
+    @cached_property
+    def group(self) -> int:
+        """Layers of a level of the decoder where they are counted through, what `{flat}` goes by: its blocks and the upsampling."""
+        last_block = max(_numbers(r"decoder\.(?:upsamples|up_blocks\.0\.resnets)\.(\d+)\.", self._names), default=0)
+        upsampling = min(_numbers(r"decoder\.upsamples\.(\d+)\.resample\.", self._names), default=last_block + 1)
+        return upsampling + 1
 
 
 def _numbers(pattern: str, names: Iterable[str]) -> list[int]:

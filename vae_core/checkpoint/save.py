@@ -27,7 +27,7 @@ from .keymaps import (
     TAESD,
     WAN_ORIGINAL,
     Keymap,
-    numbering,
+    Numbering,
 )
 from .locate import CONFIG, FLAX_NAME, STEM, index_name
 from .reader import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES
@@ -191,7 +191,7 @@ def _made(folder: str | Path) -> Path:
 
 
 def _spelled(keymap: Keymap, state_dict: State, prefix: str = "") -> dict[str, Tensor]:
-    at = numbering(state_dict)
+    at = Numbering(state_dict)
     pairs = (keymap.theirs(name, tensor, at) for name, tensor in state_dict.items())
     return {prefix + key: tensor for key, tensor in pairs}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,27 +159,31 @@ def _narrow(rows: list[Variant], clues: Clues) -> tuple[Variant, tuple[str, ...]
     if len(rows) == 1:
         return rows[0], (), f"that is {rows[0].title}"
     by_name = {row.name: row for row in rows}
-    for name, reason in _hints(clues):
-        if name in by_name:
-            return by_name[name], (), reason
+    if hint := next(_hints(clues, by_name), None):
+        name, reason = hint
+        return by_name[name], (), reason
     fallback = next((name for name in FALLBACKS if name in by_name), rows[0].name)
     reason = f"the tensors fit {_names(rows)} alike and nothing tells which: {fallback} is taken; set variant to choose"
     return by_name[fallback], tuple(by_name), reason
 
 
-def _hints(clues: Clues) -> Iterator[tuple[str, str]]:
+def _hints(clues: Clues, among: Container[str]) -> Iterator[tuple[str, str]]:
+    """Names of `among` that something hints at, each with the reason; the most telling first."""
     if clues.tiny_scale is not None:
-        yield from _scale_hints(*clues.tiny_scale)
-    for sign, name in SIBLING_HINTS:
+        yield from (hint for hint in _scale_hints(*clues.tiny_scale) if hint[0] in among)
+    siblings, by_metadata, by_name = (
+        [(sign, name) for sign, name in hints if name in among] for hints in (SIBLING_HINTS, METADATA_HINTS, NAME_HINTS)
+    )
+    for sign, name in siblings:
         if any(f".{sign}" in f".{key}" for key in clues.siblings):
             yield name, f"`{sign}` beside the VAE: the checkpoint is {VARIANTS[name].title}"
     for key in METADATA_KEYS:
         text = clues.metadata.get(key, "")
-        for sign, name in METADATA_HINTS:
+        for sign, name in by_metadata:
             if re.search(sign, text.lower()):
                 yield name, f"metadata `{key}` is '{text[:60]}': {VARIANTS[name].title}"
     for text in clues.names:
-        for sign, name in NAME_HINTS:
+        for sign, name in by_name:
             if re.search(sign, text.lower()):
                 yield name, f"the name '{text}' hints at {VARIANTS[name].title} (the tensors alone cannot tell)"
 

@@ -33,7 +33,8 @@ class Costs:
     disk_byte: float
     """A byte between memory and a temporary file."""
     fresh_byte: float = 0
-    """A byte of memory that the system has to hand out anew, for each tile that needs more than it keeps at hand."""
+    """A byte of memory that the system has to hand out anew: the peak of a run once, as memory of dead Fields is used again,
+    and what each tile needs for itself, where that is more than the system keeps at hand."""
 
     def fresh(self, size: int) -> int:
         """What it costs to allocate so many bytes."""

@@ -14,7 +14,6 @@ from math import inf, prod
 from typing import NamedTuple
 
 from ..errors import BudgetError
-from ..nets.passes import Chain, Shape
 from ..nets.trace import Trace
 from ..schedule import Held, Home, Step, Steps
 from .footprint import whole_bytes, whole_peaks
@@ -23,6 +22,9 @@ from .search import CALLERS, Found, Live, State, Streamable, frees
 
 TILES = (2048, 1024, 512, 256, 128, 64, 32)
 """Edges in cells, largest first. Equal tile shapes keep the convolution kernels' caches warm, so there are few."""
+
+NEARLY = 1.02
+"""Costs that differ less are as good as equal: they weigh what a run does by orders of magnitude."""
 
 FREE = Costs(tile=0, host_byte=0, disk_byte=0)
 
@@ -105,7 +107,7 @@ class Planner:
         without: Sequence[str] = (),
         briefly: bool = False,
     ) -> Plan:
-        """The cheapest way that fits the budget.
+        """The cheapest way that fits the budget; where new memory costs time, the one of least memory among the nearly cheapest.
 
         `tile` allows streamed rungs of that edge only; `whole` everything at once only, whatever the budget. `without` names rungs
         that have been tried and failed. `briefly` weighs no other rung where the whole run fits and none undercuts it. Raises
@@ -129,6 +131,9 @@ class Planner:
         if not fitting:
             raise BudgetError(self._refusal(rungs, limit), table(rungs), rungs, limit.device_bytes)
         best = min(fitting, key=lambda way: way.rung.cost)
+        if self.case.costs.fresh_byte:
+            alike = [way for way in fitting if way.rung.cost <= NEARLY * best.rung.cost]
+            best = min(alike, key=lambda way: way.rung.device_bytes)
         return Plan(
             best.rung,
             best.steps,
@@ -166,7 +171,7 @@ class Planner:
         for way in self._ways(budget, tile, without):
             ways.append(way)
             unbeaten = way.rung.name == "whole" and way.rung.fits and "whole" not in without
-            if briefly and unbeaten and not self._fresh(self.case.images):
+            if briefly and unbeaten and not self.case.costs.fresh(way.rung.device_bytes):
                 break
         return ways
 
@@ -207,19 +212,11 @@ class Planner:
         if case.input_home != "device" or case.input_converts or not case.apart:
             # On a CPU it is laid out anew.
             peak += images * prod(case.trace.shapes[0]) * case.itemsize
-        passes = case.costs.tile * len(case.trace.passes) + self._fresh(images)
-        cost = case.images * case.trace.operations + passes * (case.images // images)
+        operations = case.images * case.trace.operations
+        cost = operations + case.costs.tile * len(case.trace.passes) * (case.images // images)
         name = "whole" if images == case.images else "whole, image by image"
-        rung = self._rung(name, None, images, budget, (peak, host, 0), case.images * case.trace.operations, 0, cost)
+        rung = self._rung(name, None, images, budget, (peak, host, 0), operations, 0, cost)
         return Way(rung, whole_steps(case.trace, [max(peaks) - each for each in peaks]))
-
-    def _fresh(self, images: int) -> int:
-        """What whole runs of so many images cost because each pass's memory is new."""
-        case = self.case
-        if not case.costs.fresh_byte:
-            return 0
-        made = (_new_elements(p.chain, p.stages) for p in case.trace.passes)
-        return sum(case.costs.fresh(elements * images * case.itemsize) for elements in made)
 
     def _depth_first(self, budget: Budget) -> Way | None:
         """Depth first as far as the network allows it and it pays; None where nothing goes so."""
@@ -328,6 +325,7 @@ class Planner:
         moved: int,
         cost: int,
     ) -> Rung:
+        cost += self.case.costs.fresh(peaks[0])
         peaks = (peaks[0] + self.case.standing_bytes, *peaks[1:])
         limits = (budget.device_bytes, inf if budget.host_bytes is None else budget.host_bytes, budget.disk_bytes)
         fits = all(peak <= limit for peak, limit in zip(peaks, limits, strict=True))
@@ -392,14 +390,6 @@ def whole_steps(trace: Trace, spare_bytes: Sequence[int]) -> Steps:
         Step(p.shape[2:], p.operations, str(p.chain), frees=frees(p, i, last), spare_bytes=spare)
         for i, (p, spare) in enumerate(zip(trace.passes, spare_bytes, strict=True))
     )
-
-
-def _new_elements(chain: Chain, stages: Sequence[Shape]) -> int:
-    """What the operations of a whole pass allocate: those that it begins with one tensor between them, or none where they fuse."""
-    head = next((i for i, op in enumerate(chain.ops) if not op.pixelwise), 0)
-    first = head if chain.fused else max(head - 1, 0)
-    made = [*zip(chain.ops, stages[1:], strict=True)][first:]
-    return sum(prod(shape) for i, (op, shape) in enumerate(made, first) if not op.in_place or i == head - 1)
 
 
 def _batch(trace: Trace, images: int) -> Trace:

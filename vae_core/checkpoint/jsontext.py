@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     # Python keeps the last of two equal keys in silence; a header in which one tensor shadows another is a lie.
     result = dict(pairs)
     if len(result) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _DuplicateKey(f"`{next(key for key in keys if keys.count(key) > 1)}`")
+        [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise _DuplicateKey(f"`{key}`")
     return result

@@ -199,19 +199,23 @@ def names_of(case: Case, options: argparse.Namespace) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small cases, two minutes")
+    parser.add_argument("--quick", action="store_true", help="small cases in one dtype, once: some two minutes")
     parser.add_argument("--scaling", action="store_true", help="SDXL decode from 256 to 2048 px over tiles of 512")
     parser.add_argument("--only", default="", help="cases whose name holds this text")
     parser.add_argument("--sides", nargs="+", help="only these")
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument(
+        "--dtypes", nargs="+", help="default: float32 and bfloat16; with --quick what the device is quick in"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--runs", type=int, help="counted runs of each side (5, with --quick 2)")
+    parser.add_argument("--runs", type=int, help="counted runs of each side (5, with --quick 1)")
     parser.add_argument("--update", action="store_true", help="keep the table's rows of cases that are not run now")
     parser.add_argument("--no-plot", action="store_true", help="write the table only, without matplotlib")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
-    options.runs = options.runs or (2 if options.quick else 5)
+    options.runs = options.runs or (1 if options.quick else 5)
+    quick_dtype = "bfloat16" if options.device.startswith("cuda") else "float32"
+    options.dtypes = options.dtypes or ([quick_dtype] if options.quick else ["float32", "bfloat16"])
     cases = QUICK if options.quick else SCALING if options.scaling else FULL[options.device.split(":")[0]]
     output = (
         options.output or RESULTS / f"speed{'_quick' if options.quick else '_scaling' if options.scaling else ''}.csv"

@@ -139,12 +139,15 @@ def test_progress_and_previews_are_sent_while_it_runs(comfy):
     assert len(run.previews) > 2 and all(p.picture[:3] == b"\xff\xd8\xff" for p in run.previews)
 
 
-@pytest.mark.parametrize(("name", "rung"), [("odd.png", "whole"), ("cat.png", "streamed")])
-def test_the_last_preview_is_the_picture(comfy, name: str, rung: str):
+@pytest.mark.parametrize(
+    ("name", "how", "rung"), [("odd.png", {}, "whole"), ("cat.png", {"tile_size": 128}, "streamed")]
+)
+def test_the_last_preview_is_the_picture(comfy, name: str, how: dict, rung: str):
     graph = Graph()
     vae = graph.tiny()
     latent = graph("ExactVAEEncode", pixels=graph("LoadImage", image=name), vae=vae)
-    decoded = graph("ExactVAEDecode", samples=latent, vae=vae, memory_limit="2")
+    node = "ExactVAEDecodeTiled" if how else "ExactVAEDecode"
+    decoded = graph(node, samples=latent, vae=vae, memory_limit="2", **how)
     image = graph.keep(decoded)
     run = succeeded(comfy, graph)
     made = kept(comfy, run, image)[0]

@@ -49,10 +49,6 @@ def test_tensors_of_the_file_become_the_parameters(tmp_path):
     assert again.abs().sum() > 0
 
 
-PLAIN = (dict, list, set, tuple, int, float, str, torch.nn.Module, type(None))
-"""What a module's attributes are, but for functions and operations."""
-
-
 @pytest.mark.parametrize("spaces", range(8))
 def test_data_may_begin_at_any_byte(tmp_path, spaces):
     # A header may be padded with spaces to any length: nothing aligns the tensors behind it.
@@ -75,6 +71,10 @@ def test_a_network_that_waits_for_its_weights_draws_none(network):
     parameters = [p for _, p in net.named_parameters(remove_duplicate=False)]
     assert sum(p.numel() for p in parameters if not p.is_meta) <= 1e-3 * sum(p.numel() for p in parameters)
     assert not CLASSES[KL](block_out_channels=(32,)).encoder.conv_in.weight.is_meta
+
+
+PLAIN = (dict, list, set, tuple, int, float, str, torch.nn.Module, type(None))
+"""What a module's attributes are, but for functions and operations."""
 
 
 @pytest.mark.parametrize("network", CLASSES)

@@ -73,7 +73,7 @@ class Rung:
     moved_bytes: int
     """Copied between the device and where Fields live."""
     cost: int
-    """All of it, in operations: the least of what fits is chosen."""
+    """All of it, in operations: the least of what fits is chosen, or where memory costs too, one that is hardly more."""
     fits: bool
     exact: bool = True
 

@@ -110,7 +110,7 @@ class Planner:
         """The cheapest way that fits the budget; where new memory costs time, the one of least memory among the nearly cheapest.
 
         `tile` allows streamed rungs of that edge only; `whole` everything at once only, whatever the budget. `without` names rungs
-        that have been tried and failed. `briefly` weighs no other rung where the whole run fits and none undercuts it. Raises
+        that have been tried and failed. `briefly` weighs no other rung where the whole run fits and memory costs nothing. Raises
         BudgetError, saying what the smallest rung needs, when none fits.
         """
         asked = (budget, tile, whole, tuple(without), briefly)
@@ -171,7 +171,7 @@ class Planner:
         for way in self._ways(budget, tile, without):
             ways.append(way)
             unbeaten = way.rung.name == "whole" and way.rung.fits and "whole" not in without
-            if briefly and unbeaten and not self.case.costs.fresh(way.rung.device_bytes):
+            if briefly and unbeaten and not self.case.costs.fresh_byte:
                 break
         return ways
 

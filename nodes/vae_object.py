@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..vae_core.checkpoint import Checkpoint, comfyui_names
 from ..vae_core.execution import How
-from ..vae_core.vae import from_checkpoint
+from ..vae_core.loading import from_checkpoint
 from . import host
 from .conventions import frames_of, latent_channels, latents_of, tiny_scale, with_the_axes_of
 from .hosted import FirstStage, Own

@@ -1,5 +1,5 @@
 """Imports go one way: errors, spec, geometry, schedule → nets, media → checkpoint | stream | plan → execution → clip_run →
-clips, resume → vae → cli → nodes.
+clips, resume → vae → loading → cli → nodes.
 
 Read from the source with `ast`, so that an import inside a function counts like one at the top of a file.
 """
@@ -22,11 +22,12 @@ RANKS = (
     ("errors", "spec", "geometry", "schedule", "whole_files"),
     ("nets", "media"),
     STAGES,
-    ("models", "report"),
+    ("models", "report", "latent_space"),
     ("execution",),
     ("clip_run",),
     ("clips", "resume"),
     ("vae",),
+    ("loading",),
     ("vae_core",),
     ("cli",),
     ("__main__",),

@@ -9,6 +9,8 @@ from .errors import MissingPackageError as MissingPackageError
 from .errors import NonFiniteError as NonFiniteError
 from .errors import StateDictError as StateDictError
 from .errors import UnknownModelError as UnknownModelError
+from .loading import load as load
+from .loading import load_embedded as load_embedded
 from .models import AutoencoderKL as AutoencoderKL
 from .models import AutoencoderKLCogVideoX as AutoencoderKLCogVideoX
 from .models import AutoencoderKLFlux2 as AutoencoderKLFlux2
@@ -26,7 +28,5 @@ from .spec import Spec as Spec
 from .spec import Variant as Variant
 from .stream import Progress as Progress
 from .vae import VAE as VAE
-from .vae import load as load
-from .vae import load_embedded as load_embedded
 
 __version__: str

@@ -16,24 +16,22 @@ from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
+from . import latent_space
 from .blend import Share
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint
 from .clips import ClipCodec, FramesIn
-from .device import channels_innermost, default_device, default_dtype
 from .errors import InputError
 from .execution import Direction, Execution, Half, How, Mode, Planners, budget_of
-from .models import ClipModel, Model, build
-from .nets.layouts import innermost
+from .models import ClipModel, Model
 from .nets.passes import CausalCache
 from .nets.posterior import DiagonalGaussianDistribution
 from .plan import Plan, plan_blend
 from .report import Report, joined
 from .resume import FinishedChunks, GoOn, job_key, resumed
 from .schedule import Home
-from .spec import KL_FLUX2, TINY, Spec, Variant, whose_latent
+from .spec import TINY, Spec, Variant, whose_latent
 from .stream import OnProgress, Progress, share
 
 BLEND_TILE_PX = 512
@@ -230,38 +228,11 @@ class VAE:
 
     def normalize(self, latents: Tensor) -> Tensor:
         """Raw latents → the diffusion model's space (`spec.convention`); for FLUX.2 `b 32 h w` → `b 128 h/2 w/2`."""
-        (ph, pw), spec = self.spec.patch, self.spec
-        if latents.shape[-2] % ph or latents.shape[-1] % pw:
-            raise InputError(
-                f"latents of {tuple(latents.shape)} cannot be packed in patches of {ph}×{pw}: sizes must divide"
-            )
-        packed = latents
-        if (ph, pw) != (1, 1):
-            packed = rearrange(latents, "b c (h ph) (w pw) -> b (c ph pw) h w", ph=ph, pw=pw)
-        mean, std = self._statistics(packed)
-        return (packed - mean) / std * spec.scaling_factor
+        return latent_space.normalized(latents, self.spec, self.net)
 
     def denormalize(self, latents: Tensor) -> Tensor:
         """The inverse of `normalize`."""
-        (ph, pw), spec = self.spec.patch, self.spec
-        mean, std = self._statistics(latents)
-        packed = latents / spec.scaling_factor * std + mean
-        return packed if (ph, pw) == (1, 1) else rearrange(packed, "b (c ph pw) h w -> b c (h ph) (w pw)", ph=ph, pw=pw)
-
-    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the channels of a packed latent, `1 c 1 1`, of a clip's `1 c 1 1 1`."""
-        spec = self.spec
-        if spec.network == KL_FLUX2:
-            return self._batch_norm(like)
-        if spec.latents_mean is None or spec.latents_std is None:
-            return like.new_tensor(spec.shift_factor), like.new_tensor(1.0)
-        axes = (1, -1, *[1] * (like.ndim - 2))
-        return like.new_tensor(spec.latents_mean).view(axes), like.new_tensor(spec.latents_std).view(axes)
-
-    def _batch_norm(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        bn = cast(nn.BatchNorm2d, self.net.bn)
-        mean, var = (cast(Tensor, t).double().view(1, -1, 1, 1) for t in (bn.running_mean, bn.running_var))
-        return mean.to(like), (var + bn.eps).sqrt().to(like)
+        return latent_space.denormalized(latents, self.spec, self.net)
 
     def check(self, direction: Direction, x: Tensor) -> None:
         """Raises InputError unless `x` is something to decode or encode. Looks at its shape and dtype only, not at the weights."""
@@ -465,53 +436,3 @@ def _given(chunks: Iterator[Tensor], size: tuple[int, int] | None, frames: int |
 def _cleaned(pixels: Tensor, size: tuple[int, int] | None, frames: int | None) -> Tensor:
     h, w = size or pixels.shape[-2:]
     return pixels.clamp_(-1, 1)[:, :, :frames, :h, :w]
-
-
-def load(
-    path: str | Path,
-    *,
-    variant: str | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-) -> VAE:
-    """A VAE from a file or folder in any layout that checkpoint/ knows.
-
-    `variant` names it where files cannot be told apart ("sdxl"); `device` defaults to CUDA where torch has it, else the CPU;
-    `dtype`, in which it computes, to what is fast on the device and safe for the variant: bfloat16 or float16 to decode, float32 to
-    encode, and float32 for both where the device has nothing faster. Raises CheckpointError with one sentence for anything wrong.
-    """
-    return from_checkpoint(open_checkpoint(path, variant=variant), device=device, dtype=dtype)
-
-
-def load_embedded(*, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> VAE:
-    """The small VAE that comes with the package, trained by tools/train_embedded.py."""
-    vae = load(Path(__file__).parent / "embedded", device=device, dtype=dtype)
-    vae.spec = replace(vae.spec, name="embedded", title="the embedded VAE")
-    return vae
-
-
-def from_checkpoint(
-    opened: Checkpoint,
-    *,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    weights_on: torch.device | str | None = None,
-) -> VAE:
-    """A VAE from an opened checkpoint. It computes on `device`; its weights are put on `weights_on`, by default there too."""
-    where = default_device() if device is None else torch.device(device)
-    spec = Spec.of(opened.variant, opened.config)
-    net = build(opened, dtype=dtype or default_dtype(where, spec, "encode"), device=weights_on or where)
-    if dtype is None:
-        for part in (net.decoder, getattr(net, "post_quant_conv", None)):
-            if isinstance(part, nn.Module):
-                part.to(default_dtype(where, spec, "decode"))
-    if torch.device(weights_on or where).type == "cuda":
-        _lay_out(net)
-    return VAE(net, spec, opened, None if weights_on is None else where)
-
-
-def _lay_out(net: nn.Module) -> None:
-    """On CUDA, puts the weights of convolutions into the layout of its runs, once: else every pass would copy them."""
-    for weight in net.parameters():
-        if channels_innermost(weight.device, weight.dtype, weight.ndim):
-            weight.data = innermost(weight.data)

@@ -4,7 +4,7 @@ from .homes import Homes, scratch_folder
 from .journal import Journal
 from .moments import Moments
 from .progress import Finished, OnProgress, Progress, along, share
-from .run import NonFinite, Streamed, StreamField, run_streamed
+from .run import NonFinite, run_streamed
 from .whole import run_whole
 
 __all__ = [
@@ -15,8 +15,6 @@ __all__ = [
     "NonFinite",
     "OnProgress",
     "Progress",
-    "StreamField",
-    "Streamed",
     "along",
     "run_streamed",
     "run_whole",

@@ -7,33 +7,30 @@ smaller ones, and nothing is computed twice, even where the output takes over th
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import prod
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from ..device import Ferry, channels_innermost, ran_out_of, release
 from ..errors import BudgetError
-from ..geometry import Region, cells, cut_again, grid, slices
-from ..nets.layers import kernel
-from ..nets.layouts import dense, innermost
-from ..nets.passes import Carry, Chain, Field, OnTile, Op, Place, Shape, Tile, clip_shape, frames_shape, through
+from ..geometry import Region, cells, slices
+from ..nets.layouts import dense
+from ..nets.passes import Carry, Chain, Field, OnTile, Op, Shape, Tile, through
 from ..nets.segments import Segment
 from ..nets.trace import Trace
 from ..schedule import HOMES, Held, Home, Replan, Step, Steps
 from .causal import CausalCaches, StreamedCache
 from .depth_first import DepthFirst
+from .fields import SkippedField, StreamField
 from .homes import Homes
 from .journal import Journal
 from .moments import Moments, Part, moments_of
 from .progress import Finished, OnProgress, ProgressMeter
-
-SMALLEST_TILE = 16
-"""Cells along an edge below which an out-of-memory error is not met with smaller tiles: halos would outweigh them."""
+from .tiled_pass import Inputs, TiledPass, TileSource
 
 
 class NonFinite(Exception):
@@ -42,165 +39,6 @@ class NonFinite(Exception):
     def __init__(self, pass_index: int):
         super().__init__(pass_index)
         self.pass_index = pass_index
-
-
-@dataclass
-class StreamField:
-    """A Field that is stored once, and knows its own statistics."""
-
-    run: Streamed
-    index: int
-    data: Tensor | None
-    home: Home
-    moments: Moments | None = None
-    tokens: bool = False
-    shape: Shape = field(init=False)
-
-    def __post_init__(self) -> None:
-        assert self.data is not None
-        self.shape = tuple(self.data.shape)
-
-    def through(self, *ops: Op) -> StreamField:
-        return self.run.through(self, ops)
-
-    def remember(self, op: Op) -> None:
-        self.run.remember(self, op)
-
-    def frames(self) -> StreamField:
-        return FieldView(self, lambda data: data.transpose(1, 2).flatten(0, 1))
-
-    def clip(self, batch: int) -> StreamField:
-        moments = None if self.moments is None else self.moments.joined(batch)
-        return FieldView(self, lambda data: data.unflatten(0, (batch, -1)).transpose(1, 2), moments)
-
-    def whole(self, function: Callable[[Tensor], Tensor]) -> StreamField:
-        return self.run.whole(self, function)
-
-    def part(self, image: int, region: Region) -> Tensor:
-        """A view of one image's region, `1 c …`, where the Field lives."""
-        return self.all[image : image + 1][slices(region)]
-
-    @property
-    def all(self) -> Tensor:
-        assert self.data is not None, "a Field was read after the plan had freed it"
-        return self.data
-
-
-class SkippedField(StreamField):
-    """A Field that is never stored: the passes around it run depth first."""
-
-    def __init__(self, run: Streamed, index: int, shape: Shape):
-        self.run, self.index, self.shape, self.data, self.home = run, index, shape, None, "device"
-
-    def frames(self) -> SkippedField:
-        return SkippedField(self.run, self.index, frames_shape(self.shape))
-
-    def clip(self, batch: int) -> SkippedField:
-        return SkippedField(self.run, self.index, clip_shape(self.shape, batch))
-
-
-class FieldView(StreamField):
-    """Another look at a Field's memory, which stays that Field's: it goes when the Field goes."""
-
-    def __init__(self, of: StreamField, view: Callable[[Tensor], Tensor], moments: Moments | None = None):
-        self.run, self.index, self.home, self.moments, self.tokens = of.run, of.index, of.home, moments, of.tokens
-        self.of, self.view, self.shape = of, view, tuple(view(of.all).shape)
-
-    @property
-    def all(self) -> Tensor:
-        return self.view(self.of.all)
-
-
-class Inputs(NamedTuple):
-    """What one tile is computed from."""
-
-    places: list[Place]
-    tile: list[Tile]
-    """The window of the entering Field; taken out when it is used, so that it can go as soon as it is not needed."""
-    parts: dict[int, Tensor]
-    """Parts of other Fields, by their index, that had to be fetched or converted; taken out in the same way."""
-
-
-@dataclass
-class _Pass:
-    """One pass under way."""
-
-    x: StreamField
-    chain: Chain
-    stages: list[Shape]
-    step: Step
-    tile: tuple[int, ...]
-    todo: deque[tuple[int, Region]]
-    tiles_done: int = 0
-    cells_done: int = 0
-    out: StreamField | None = None
-    overwritten: StreamField | None = None
-    """The Field whose memory `out` has taken over."""
-    segment: Segment | None = None
-    """The passes that are carried out in this one, depth first; `x` is what enters the first of them."""
-
-    @classmethod
-    def begin(
-        cls, x: StreamField, chain: Chain, stages: list[Shape], step: Step, segment: Segment | None = None
-    ) -> _Pass:
-        shape = stages[-1]
-        regions = [(image, region) for image in range(shape[0]) for region in grid(shape[2:], step.tile)]
-        return cls(x, chain, stages, step, step.tile, deque(regions), segment=segment)
-
-    def halve(self) -> bool:
-        """Go on with tiles of half the edge; False where they are as small as makes sense."""
-        align = self.chain.align
-        smaller = tuple(max(-(-edge // 2 // align), 1) * align if edge > SMALLEST_TILE else edge for edge in self.tile)
-        if self.segment is not None:
-            smaller = (*self.tile[:-2], *smaller[-2:])  # all frames go together
-        if smaller == self.tile or not self.chain.ops:
-            return False
-        self.tile = smaller
-        self.todo = deque((image, part) for image, region in self.todo for part in cut_again(region, smaller))
-        return True
-
-    def finite(self) -> bool:
-        """Whether every element of the output is, as far as its statistics tell."""
-        moments = cast(StreamField, self.out).moments
-        return moments is None or moments.finite()
-
-    def fetches(self) -> bool:
-        """Whether tiles come from another device's memory."""
-        read = (self.x, *(cast(StreamField, f) for op in self.chain.ops for f in op.reads()))
-        return any(f.all.device != f.run.device for f in read)
-
-
-class _Source:
-    """What a pass offers to its operations (nets.passes.Source)."""
-
-    def __init__(self, run: Streamed, work: _Pass):
-        self.entering, self.device, self.dtype = work.x, run.device, run.dtype
-        self.innermost = run.homes.innermost
-        self.caches = run.caches.of_pass(work.chain.ops, work.stages, run.dtype)
-        self.parts: dict[int, Tensor] = {}
-
-    @property
-    def entering_shape(self) -> Shape:
-        return self.entering.shape
-
-    def kernel(self, weight: Tensor) -> Tensor:
-        weight = kernel(weight, self.dtype)
-        return innermost(weight) if self.innermost else weight
-
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        assert self.entering.moments is not None, "the plan kept no statistics of a Field that is normalised"
-        return self.entering.moments.statistics()
-
-    def everything(self, field: Field) -> Tensor:
-        return cast(StreamField, field).all.to(self.device, self.dtype)
-
-    def part(self, field: Field, image: int, region: Region) -> Tensor:
-        other = cast(StreamField, field)
-        fetched = self.parts.pop(other.index, None)
-        return other.part(image, region) if fetched is None else fetched
-
-    def cache(self, op: Op) -> StreamedCache | None:
-        return self.caches.get(op)
 
 
 class Streamed:
@@ -261,7 +99,7 @@ class Streamed:
         if step.skipped:
             return self._skipped(stages[-1])
         segment = self._segment(step)
-        work = _Pass.begin(x if segment is None else self.fields[segment.enters], chain, stages, step, segment)
+        work = TiledPass.begin(x if segment is None else self.fields[segment.enters], chain, stages, step, segment)
         self._insist(work, self._tiles)
         widened = step.statistics and not work.finite()
         if widened:
@@ -278,7 +116,7 @@ class Streamed:
     def whole(self, x: StreamField, function: Callable[[Tensor], Tensor]) -> StreamField:
         """A pass in one piece, on the device, in the dtype of the network's own weights."""
         started, step = time.perf_counter(), self._step()
-        work = _Pass.begin(x, Chain(()), [x.shape], replace(step, tile=x.shape[2:]))
+        work = TiledPass.begin(x, Chain(()), [x.shape], replace(step, tile=x.shape[2:]))
         self._insist(work, lambda work: self._piece(work, function))
         if step.statistics and not work.finite():
             raise NonFinite(self.position)
@@ -287,13 +125,14 @@ class Streamed:
 
     # --- one pass -----------------------------------------------------------------------------------------------------
 
-    def _tiles(self, work: _Pass) -> None:
+    def _tiles(self, work: TiledPass) -> None:
         """Compute all tiles that are left."""
         if work.segment is not None:
             return self._tiles_depth_first(work, work.segment)
-        out, source = self._output(work), _Source(self, work)
+        out, caches = self._output(work), self.caches.of_pass(work.chain.ops, work.stages, self.dtype)
+        source = TileSource(work.x, self.homes, self.dtype, caches)
         on_tiles = work.chain.bind(source)
-        fetches = work.fetches()
+        fetches = work.fetches(self.device)
         ahead: Inputs | None = None
         while work.todo:
             image, region = work.todo[0]
@@ -307,7 +146,7 @@ class Streamed:
             del inputs, data
         self.ferry.dock()
 
-    def _tiles_depth_first(self, work: _Pass, segment: Segment) -> None:
+    def _tiles_depth_first(self, work: TiledPass, segment: Segment) -> None:
         x, out = work.x, self._output(work)
         caches: dict[Op, StreamedCache] = {}
         for p in segment.passes:
@@ -326,7 +165,7 @@ class Streamed:
             del data
         self.ferry.dock()
 
-    def _finish(self, work: _Pass, out: StreamField, data: Tensor, parts: list[Part] | None) -> None:
+    def _finish(self, work: TiledPass, out: StreamField, data: Tensor, parts: list[Part] | None) -> None:
         """Store a tile that is computed, and its moments."""
         image, region = work.todo[0]
         self.ferry.store(data, out.part(image, region))
@@ -335,7 +174,7 @@ class Streamed:
         work.todo.popleft()
         self._told(work, cells(region), Finished(image, region, data) if self._is_last else None)
 
-    def _inputs(self, work: _Pass, image: int, region: Region) -> Inputs:
+    def _inputs(self, work: TiledPass, image: int, region: Region) -> Inputs:
         places = work.chain.places(region, work.stages)
         window = work.x.part(image, tuple(w.span for w in places[0].windows))
         data = self._arrived(window, work.x.index)
@@ -357,7 +196,7 @@ class Streamed:
     def _computed(self, on_tiles: Sequence[tuple[int, OnTile]], inputs: Inputs) -> Tensor:
         return through(inputs.tile.pop(), ((on_tile, inputs.places[i]) for i, on_tile in on_tiles)).data
 
-    def _piece(self, work: _Pass, function: Callable[[Tensor], Tensor]) -> None:
+    def _piece(self, work: TiledPass, function: Callable[[Tensor], Tensor]) -> None:
         out = self._output(work)
         data = function(work.x.all.to(self.device, self.weights_dtype))
         moments = None if out.moments is None else moments_of(data)
@@ -371,7 +210,7 @@ class Streamed:
     def _is_last(self) -> bool:
         return self.position == len(self.steps) - 1
 
-    def _told(self, work: _Pass, done: int, finished: Finished | None = None) -> None:
+    def _told(self, work: TiledPass, done: int, finished: Finished | None = None) -> None:
         """A tile of `done` cells is done: measure, and tell the progress."""
         work.tiles_done += 1
         work.cells_done += done
@@ -396,7 +235,7 @@ class Streamed:
         assert self.position < len(self.steps), "the forward has more passes than the plan; was another network traced?"
         return self.steps[self.position]
 
-    def _output(self, work: _Pass) -> StreamField:
+    def _output(self, work: TiledPass) -> StreamField:
         """The Field that a pass writes: the result, the memory of a Field that dies, or new memory."""
         if work.out is not None:
             return work.out
@@ -413,7 +252,7 @@ class Streamed:
         work.out = StreamField(self, len(self.fields), data, home, moments, step.tokens)
         return work.out
 
-    def _done(self, work: _Pass) -> StreamField:
+    def _done(self, work: TiledPass) -> StreamField:
         out, step = self._output(work), work.step
         self.fields.append(out)
         for index in step.frees if step.overwrites is None else (*step.frees, step.overwrites):
@@ -424,7 +263,7 @@ class Streamed:
 
     # --- mishaps ------------------------------------------------------------------------------------------------------
 
-    def _insist(self, work: _Pass, attempt: Callable[[_Pass], None]) -> None:
+    def _insist(self, work: TiledPass, attempt: Callable[[TiledPass], None]) -> None:
         """Attempt a pass until it is done, making room whenever memory runs out. Raises BudgetError when no room is left."""
         while True:
             try:
@@ -438,7 +277,7 @@ class Streamed:
             release(self.device)
             self._make_room(work, memory)
 
-    def _make_room(self, work: _Pass, memory: Home) -> None:
+    def _make_room(self, work: TiledPass, memory: Home) -> None:
         """Smaller tiles; then Fields farther away; then the end."""
         where = "the device's memory" if memory == "device" else "host memory" if memory == "host" else "the disk"
         said = f"pass {self.position + 1} ({work.step.name}): {where} ran out"
@@ -453,7 +292,7 @@ class Streamed:
             "use it, or process a smaller picture"
         )
 
-    def _move_out(self, work: _Pass, home: Home) -> Home | None:
+    def _move_out(self, work: TiledPass, home: Home) -> Home | None:
         """Move every Field that lives at `home` farther away, and put new ones there as well; None where there is no such place."""
         to = self.homes.beyond(home)
         while to is not None and _farther(to, self.nearest) == to != self.nearest:
@@ -467,7 +306,7 @@ class Streamed:
             to = self.homes.beyond(to)
         return None
 
-    def _move_all(self, work: _Pass, home: Home, to: Home) -> None:
+    def _move_all(self, work: TiledPass, home: Home, to: Home) -> None:
         for one in (*self.fields[1:], *((work.out,) if work.out is not None else ())):
             if one.data is None or one.home != home or one.data is self.result:
                 continue
@@ -478,14 +317,14 @@ class Streamed:
             one.home = to
         self.caches.move(home, to)
 
-    def _in_float32(self, work: _Pass) -> _Pass:
+    def _in_float32(self, work: TiledPass) -> TiledPass:
         """Repeat a pass whose output is not finite, and go on, in float32. Raises NonFinite where that cannot help."""
         if self.dtype.itemsize > 2 or work.overwritten is not None:
             raise NonFinite(self.position)
         narrow = str(self.dtype).removeprefix("torch.")
         self.journal.again(f"pass {self.position + 1} ({work.step.name}): not finite in {narrow}; float32 from here on")
         self.dtype = torch.float32
-        again = _Pass.begin(work.x, work.chain, work.stages, work.step, work.segment)
+        again = TiledPass.begin(work.x, work.chain, work.stages, work.step, work.segment)
         work.out = None
         self._insist(again, self._tiles)
         if not again.finite():

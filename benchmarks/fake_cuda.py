@@ -21,7 +21,7 @@ from vae_core import execution
 from vae_core.geometry import Region, tile_kinds
 from vae_core.nets.layouts import innermost, is_innermost
 from vae_core.nets.memory import Spares
-from vae_core.stream import run as streamed_run
+from vae_core.stream import run, tiled_pass
 
 from .meter import Meter
 
@@ -94,7 +94,7 @@ def fake_cuda(*, channels_innermost: bool = True) -> Iterator[None]:
         FakeTensorMode(),
         _WithoutCuda(),
         torch.inference_mode(),
-        mock.patch.object(streamed_run, "channels_innermost", lambda *_: channels_innermost),
+        mock.patch.object(run, "channels_innermost", lambda *_: channels_innermost),
         mock.patch.object(execution, "channels_innermost", lambda *_: channels_innermost),
         # Memory that a fake tensor was once put into is never given back.
         mock.patch.object(Spares, "add", lambda *_: None),
@@ -117,11 +117,11 @@ def one_tile_of_each_kind() -> Iterator[None]:
                 regions, key=lambda region: [span.size for span in region]
             )  # the largest again, with one before it
 
-    full, streamed_run.grid = streamed_run.grid, some
+    full, tiled_pass.grid = tiled_pass.grid, some
     try:
         yield
     finally:
-        streamed_run.grid = full
+        tiled_pass.grid = full
 
 
 def on_fake_cuda(net: Module, dtype: torch.dtype) -> Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # The networks under test are tiny: one thread is faster than two that wait for each other, and nothing depends on the machine.
@@ -17,6 +18,12 @@ torch.set_num_threads(1)
 # No test is timed: machines differ, and busy ones are slow.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_collection_finish() -> None:
+    """What importing has made stays for good: without this, each collection after a failed attempt walks all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -35,7 +35,7 @@ from .nets.layouts import innermost
 from .nets.memory import Memory, shared
 from .nets.passes import Carry, Field, Op
 from .nets.trace import Trace, trace
-from .plan import COSTS, Budget, Case, Plan, Planner
+from .plan import COSTS, Budget, Case, Plan, Planner, Tilings
 from .report import Report
 from .schedule import Held, Home, Steps
 from .stream import (
@@ -138,17 +138,22 @@ class Planners:
     """The last few planners, so that the same picture size is not worked out again."""
 
     def __init__(self) -> None:
-        self._kept: dict[object, Planner] = {}
+        self._kept: dict[tuple[object, Case], Planner] = {}
 
     def of(self, case: Case) -> Planner:
         """The planner of a case; a network that has changed has another trace."""
         geometry = tuple((p.chain.geometry, p.enters, p.others) for p in case.trace.passes)
-        key = (geometry, case.trace.shapes[0], *case.trace.cached.values(), replace(case, trace=NO_TRACE))
-        planner = self._kept.pop(key, None) or Planner(case)
+        traced = (geometry, case.trace.shapes[0], *case.trace.cached.values())
+        key = (traced, replace(case, trace=NO_TRACE))
+        planner = self._kept.pop(key, None) or Planner(case, self._tilings_of(traced))
         self._kept[key] = planner
         while len(self._kept) > KEPT_PLANNERS:
             del self._kept[next(iter(self._kept))]
         return planner
+
+    def _tilings_of(self, traced: object) -> Tilings | None:
+        """Of another case of the same trace: with other homes for its causal caches, say."""
+        return next((planner.tilings for (other, _), planner in self._kept.items() if other == traced), None)
 
 
 class Execution:

@@ -341,7 +341,7 @@ class Chain:
         """Every other Field that is read."""
         return tuple(field for op in self.ops for field in (*op.reads(), *op.reads_all()))
 
-    @property
+    @cached_property
     def geometry(self) -> Hashable:
         """All that its windows, bytes and operations depend on."""
         return tuple(op.geometry for op in self.ops)
@@ -351,6 +351,25 @@ class Chain:
         """How many operations it begins with that the next one computes part by part: what they make is nowhere as a whole."""
         count = next((i for i, op in enumerate(self.ops) if not op.fuses), 0)
         return count if count and self.ops[count].reads_parts else 0
+
+    def kept(self, element_bytes: int) -> int:
+        """Bytes that its operations hold for the whole pass."""
+        return self._bytes(element_bytes)[0]
+
+    def preparing(self, element_bytes: int) -> int:
+        """Bytes that they need at most while they prepare for it."""
+        return self._bytes(element_bytes)[1]
+
+    def _bytes(self, element_bytes: int) -> tuple[int, int]:
+        """Worked out once, since a planner asks for every tile and every home."""
+        if element_bytes not in self._known_bytes:
+            kept = sum(op.kept(element_bytes) for op in self.ops)
+            self._known_bytes[element_bytes] = kept, sum(op.preparing(element_bytes) for op in self.ops)
+        return self._known_bytes[element_bytes]
+
+    @cached_property
+    def _known_bytes(self) -> dict[int, tuple[int, int]]:
+        return {}
 
     def bind(self, source: Source) -> list[tuple[int, OnTile]]:
         """Prepare for one pass: what computes one tile, each with the number of its operation."""

@@ -5,7 +5,7 @@ It is the planner's only input, and the programme that runs depth first follow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -36,6 +36,11 @@ class TracedPass(NamedTuple):
     @property
     def shape(self) -> Shape:
         return self.stages[-1]
+
+    @property
+    def kind(self) -> Hashable:
+        """Passes of one kind need the same for the same tiles."""
+        return self.chain.geometry, self.stages[0], self.view, self.past
 
     @property
     def operations(self) -> int:

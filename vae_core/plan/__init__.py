@@ -3,6 +3,7 @@
 from .footprint import whole_bytes
 from .plan import COSTS, Budget, Costs, Plan, Rung, readable, tiles_text
 from .planner import Case, Planner, plan_blend
+from .tilings import Tilings
 
 __all__ = [
     "COSTS",
@@ -12,6 +13,7 @@ __all__ = [
     "Plan",
     "Planner",
     "Rung",
+    "Tilings",
     "plan_blend",
     "readable",
     "tiles_text",

@@ -6,6 +6,7 @@ It mirrors what stream/depth_first.py allocates; tests compare both with a meter
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import product
 from math import prod
 from typing import NamedTuple
@@ -43,13 +44,20 @@ class DepthFirstTiling:
         """Read of the Field that enters, over all tiles."""
         self._kinds = [segment.needs(region) for region in rows.kinds()]
         self._patches: dict[bool, list[list[_Patch]]] = {}
+        self._needs: dict[tuple[object, ...], Need] = {}
 
     def need(self, entering: Reading, out: Reading, itemsize: int, *, caches_away: bool = False) -> Need:
         """Besides Fields and causal caches."""
+        asked = (entering, out, itemsize, caches_away)
+        if asked not in self._needs:
+            self._needs[asked] = self._need(*asked)
+        return self._needs[asked]
+
+    def _need(self, entering: Reading, out: Reading, itemsize: int, caches_away: bool) -> Need:
         segment, preparing, kept = self.segment, 0, 0
         for p in segment.passes:
-            preparing = max(preparing, kept + sum(op.preparing(itemsize) for op in p.chain.ops))
-            kept += sum(op.kept(itemsize) for op in p.chain.ops)
+            preparing = max(preparing, kept + p.chain.preparing(itemsize))
+            kept += p.chain.kept(itemsize)
         copies = entering.copied + (entering.itemsize / itemsize if entering.away and entering.converts else 0)
         patches = self._patches_of(caches_away)
         peak = max(self._elements(*kind, copies) for kind in zip(self._kinds, patches, strict=True))
@@ -57,8 +65,13 @@ class DepthFirstTiling:
         window = max(elements(segment.trace.shapes[segment.enters], needs[segment.enters]) for needs in self._kinds)
         host = (window * entering.itemsize if entering.away else 0) + (self.largest * out.itemsize if out.away else 0)
         if caches_away:
-            host += max(_cached(segment, needs) for needs in self._kinds) * itemsize
+            host += self._cached * itemsize
         return Need(device, host)
+
+    @cached_property
+    def _cached(self) -> int:
+        """Elements of causal caches that go through buffers for one tile."""
+        return max(_cached_of(self.segment, needs) for needs in self._kinds)
 
     def _patches_of(self, caches_away: bool) -> list[list[_Patch]]:
         """Of each kind of tile."""
@@ -81,8 +94,7 @@ class DepthFirstTiling:
         return most
 
 
-def _cached(segment: Segment, needs: Mapping[int, Region]) -> int:
-    """Elements of causal caches that go through buffers for one tile."""
+def _cached_of(segment: Segment, needs: Mapping[int, Region]) -> int:
     return sum(
         cached_elements(p, i, _read(p, i, place), place)
         for p in segment.passes

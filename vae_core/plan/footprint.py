@@ -5,7 +5,7 @@ It mirrors what stream/run.py and stream/whole.py allocate; tests compare both w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import product, takewhile
 from math import prod
 from typing import NamedTuple
@@ -65,11 +65,8 @@ class _Kind(NamedTuple):
     whole: bool
     """The window is all of the entering Field, as it is stored."""
     stages: tuple[_Stage, ...]
-
-    @property
-    def parts(self) -> list[int]:
-        """Elements of other Fields that its operations read, in order."""
-        return [n for stage in self.stages for n in stage.parts]
+    parts: tuple[int, ...]
+    """Elements of other Fields that its operations read, in order."""
 
 
 class Tiling:
@@ -79,11 +76,12 @@ class Tiling:
         self.p, self.images = p, images
         axes = [_axis_kinds(p, axis, edge) for axis, edge in enumerate(tile)]
         self.tiles = prod(sum(kind.count for kind in kinds) for kinds in axes)
-        self.kinds = [self._kind(combination) for combination in product(*axes)]
+        self.kinds = [*dict.fromkeys(map(self._kind, product(*axes)))]
         self.window_elements = p.stages[0][1] * prod(sum(k.count * k.windows[0].span.size for k in ks) for ks in axes)
         self.operations = sum(self._operations(i, axes) for i in range(len(p.chain.ops)))
         self.largest_read = max((k.read for k in self.kinds), default=0)
         self.largest_made = max((k.stages[-1].made for k in self.kinds), default=0)
+        self._needs: dict[tuple[object, ...], Need] = {}
 
     def _kind(self, combination: Sequence[_AxisKind]) -> _Kind:
         p, stages = self.p, []
@@ -102,7 +100,8 @@ class Tiling:
             )
         sizes = tuple(k.windows[0].span.size for k in combination)
         whole = sizes == tuple(p.stages[0][2:]) and not p.view
-        return _Kind(self.images * p.stages[0][1] * prod(sizes), whole, tuple(stages))
+        parts = tuple(n for stage in stages for n in stage.parts)
+        return _Kind(self.images * p.stages[0][1] * prod(sizes), whole, tuple(stages), parts)
 
     def _operations(self, i: int, axes: Sequence[Sequence[_AxisKind]]) -> int:
         """Over all tiles. An operation's count is a product over axes, so that sums over each axis do for the whole grid."""
@@ -125,9 +124,24 @@ class Tiling:
 
         `caches_away`: the causal caches of the pass's operations live in another memory.
         """
+        asked = (enters, tuple(reads), itemsize, out, staged, kept, caches_away)
+        if asked not in self._needs:
+            self._needs[asked] = self._need(*asked)
+        return self._needs[asked]
+
+    def _need(
+        self,
+        enters: Reading,
+        reads: Sequence[Reading],
+        itemsize: int,
+        out: Reading,
+        staged: bool,
+        kept: int,
+        caches_away: bool,
+    ) -> Need:
         chain = self.p.chain
         kept += self._kept(itemsize)
-        preparing = kept + sum(op.preparing(itemsize) - op.kept(itemsize) for op in chain.ops)
+        preparing = kept + chain.preparing(itemsize) - chain.kept(itemsize)
         inputs = max(self._inputs(kind, enters, reads, itemsize) for kind in self.kinds)
         fetches = enters.away or any(r.away for r in reads)
         converted = self.largest_made * out.itemsize if out.itemsize != itemsize else 0
@@ -184,22 +198,19 @@ class Tiling:
     def whole_need(self, itemsize: int) -> int:
         """Bytes of a pass of the whole run: one tile, and its output becomes a Field as it is."""
         chain = self.p.chain
-        here = [Reading(False, itemsize)] * sum(len(stage.parts) for stage in self.kinds[0].stages)
+        here = [Reading(False, itemsize)] * len(self.kinds[0].parts)
         tile = self._computing(self.kinds[0], Reading(False, itemsize), here, itemsize)
         kept = self._kept(itemsize)
         if chain.fused:
             # Statistics are taken of a copy of a part, while there is spare memory for what is made.
             kept += min(self.largest_read, bands.BAND_ELEMENTS) * itemsize
-        return (
-            max(kept + max(tile, self._bands(itemsize)), sum(op.preparing(itemsize) for op in chain.ops))
-            + self._vectors()
-        )
+        return max(kept + max(tile, self._bands(itemsize)), chain.preparing(itemsize)) + self._vectors()
 
     def _kept(self, itemsize: int) -> int:
         """Bytes that the operations hold for the whole pass, and what fused ones make of a part: twice, as each makes its own."""
         ops, fused = self.p.chain.ops, self.p.chain.fused
         part = 2 * ops[fused].part_elements * itemsize if fused else 0
-        return sum(op.kept(itemsize) for op in ops) + part
+        return self.p.chain.kept(itemsize) + part
 
     def _bands(self, itemsize: int) -> int:
         """Bytes where a whole run begins a pass band by band, as it does on a CPU: the result, and what is made of one band."""
@@ -235,7 +246,8 @@ class _AxisKind(NamedTuple):
 
 def _axis_kinds(p: TracedPass, axis: int, edge: int) -> list[_AxisKind]:
     """Axes do not depend on each other, so that windows are worked out for each by itself."""
-    axes, kinds = len(p.shape) - 2, []
+    axes = len(p.shape) - 2
+    alike: dict[Hashable, _AxisKind] = {}
     for span, count in span_kinds(p.shape[2 + axis], edge):
         spans, windows = [], []
         for op, shape in zip(reversed(p.chain.ops), reversed(p.stages[:-1]), strict=True):
@@ -243,8 +255,10 @@ def _axis_kinds(p: TracedPass, axis: int, edge: int) -> list[_AxisKind]:
             spans.append(span)
             windows.append(window)
             span = window.span
-        kinds.append(_AxisKind(count, tuple(spans[::-1]), tuple(windows[::-1])))
-    return kinds
+        sizes = tuple((s.size, w.span.size, w.before, w.after) for s, w in zip(spans, windows, strict=True))
+        count += alike[sizes].count if sizes in alike else 0
+        alike[sizes] = _AxisKind(count, tuple(spans[::-1]), tuple(windows[::-1]))
+    return [*alike.values()]
 
 
 def caches_at(trace: Trace, homes: Sequence[Home]) -> list[tuple[Cached, Home]]:
@@ -287,10 +301,9 @@ def whole_peaks(trace: Trace, itemsize: int) -> list[int]:
     live: set[int] = set()
     peaks, known = [], {}
     for i, p in enumerate(trace.passes):
-        key = (p.chain.geometry, p.stages[0], p.view, p.past)
-        if key not in known:
+        if p.kind not in known:
             foreign = not p.chain.ops
-            known[key] = 2 * sizes[p.makes] if foreign else Tiling(p, p.shape[2:], p.shape[0]).whole_need(itemsize)
-        peaks.append(sum(sizes[f] for f in live) + known[key] + caches[i]["device"])
+            known[p.kind] = 2 * sizes[p.makes] if foreign else Tiling(p, p.shape[2:], p.shape[0]).whole_need(itemsize)
+        peaks.append(sum(sizes[f] for f in live) + known[p.kind] + caches[i]["device"])
         live = {f for f in (*live, p.makes) if last[f] > i}
     return peaks

@@ -19,6 +19,7 @@ from ..schedule import Held, Home, Step, Steps
 from .footprint import whole_bytes, whole_peaks
 from .plan import Budget, Costs, Plan, Rung, readable, table
 from .search import CALLERS, Found, Live, State, Streamable, frees
+from .tilings import Tilings
 
 TILES = (2048, 1024, 512, 256, 128, 64, 32)
 """Edges in cells, largest first. Equal tile shapes keep the convolution kernels' caches warm, so there are few."""
@@ -91,11 +92,11 @@ class Way(NamedTuple):
 class Planner:
     """Weighs every way of running one case. Work that does not depend on the budget is done once."""
 
-    def __init__(self, case: Case):
-        self.case = case
+    def __init__(self, case: Case, tilings: Tilings | None = None):
+        """`tilings` are those of another planner for the same network and size."""
+        self.case, self.tilings = case, tilings or Tilings()
         self._streamable: dict[tuple[int, ...], Streamable] = {}
         self._whole: dict[int, list[int]] = {}
-        self._deep: Streamable | None = None
         self._plans: dict[object, Plan] = {}
 
     def plan(
@@ -220,18 +221,16 @@ class Planner:
 
     def _depth_first(self, budget: Budget) -> Way | None:
         """Depth first as far as the network allows it and it pays; None where nothing goes so."""
-        if self._deep is None:
-            self._deep = self._streamable_of(self.case, self._edges(), deep=True)
-        deep, homes = self._deep, self._homes(budget)[-1]
-        if not deep.segments:
+        streamable, homes = self._of_edges(self._edges()), self._homes(budget)[-1]
+        if not streamable.segments:
             return None
-        as_a_whole = any(segment.is_all for segment in deep.segments.values())
-        found = self._best(deep, budget, homes, homes)
+        as_a_whole = any(segment.is_all for segment in streamable.segments.values())
+        found = self._best(streamable, budget, homes, homes, deep=True)
         if found is None and as_a_whole:
-            found = self._best(deep, self._least, homes[-1:], homes[-1:])
-        if found is None or not deep.goes_deep(found[0]):
+            found = self._best(streamable, self._least, homes[-1:], homes[-1:], deep=True)
+        if found is None or not streamable.goes_deep(found[0]):
             return None
-        return self._way(deep, *found, "depth first" if as_a_whole else "depth first in part", budget)
+        return self._way(streamable, *found, "depth first" if as_a_whole else "depth first in part", budget)
 
     def _streamed(self, budget: Budget, homes: tuple[Home, ...], edges: tuple[int, ...], far: bool) -> Way:
         """The cheapest way that fits, else the one of the smallest tiles and Fields as far away as may be.
@@ -252,15 +251,22 @@ class Planner:
         return Budget(1 << 62, 1 << 62 if self.case.apart else None, 1 << 62)
 
     def _best(
-        self, streamable: Streamable, budget: Budget, homes: tuple[Home, ...], ends: tuple[Home, ...]
+        self,
+        streamable: Streamable,
+        budget: Budget,
+        homes: tuple[Home, ...],
+        ends: tuple[Home, ...],
+        *,
+        deep: bool = False,
     ) -> tuple[Found, State] | None:
-        """New Fields may live at `homes`, the result and a copy of the input at `ends`."""
+        """New Fields may live at `homes`, the result and a copy of the input at `ends`; `deep` lets segments go depth first."""
         return streamable.best(
             budget,
             homes,
             self._starts(ends),
             weight_bytes=self.case.standing_bytes,
             reuse=not self.case.watched,
+            deep=deep,
         )
 
     def _way(self, streamable: Streamable, found: Found, state: State, name: str, budget: Budget) -> Way:
@@ -298,7 +304,7 @@ class Planner:
             self._streamable[edges] = self._streamable_of(self.case, edges)
         return self._streamable[edges]
 
-    def _streamable_of(self, case: Case, edges: tuple[int, ...], *, deep: bool = False) -> Streamable:
+    def _streamable_of(self, case: Case, edges: tuple[int, ...]) -> Streamable:
         return Streamable(
             case.trace,
             case.itemsize,
@@ -307,7 +313,7 @@ class Planner:
             edges=edges,
             cache_homes=case.cache_homes,
             consumes=not case.watched,
-            deep=deep,
+            tilings=self.tilings,
         )
 
     def _edges(self) -> tuple[int, ...]:

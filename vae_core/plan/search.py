@@ -9,15 +9,17 @@ larger one, so more memory never makes the best plan slower.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
 from math import prod
 from typing import NamedTuple
 
 from ..nets.segments import Segment, segments
 from ..nets.trace import Trace, TracedPass
 from ..schedule import HOMES, Held, Home, Step, Steps
-from .depth_first import NAME, DepthFirstTiling, depth_first_tiles
-from .footprint import Need, Reading, Tiling, cache_bytes, caches_at, caches_during
+from .depth_first import NAME, depth_first_tiles
+from .footprint import Need, Reading, cache_bytes, caches_at, caches_during
 from .plan import Budget, Costs
+from .tilings import Tilings
 
 CALLERS = -1
 """The index of an input that the caller holds, where the run works on a copy of it."""
@@ -90,22 +92,28 @@ class Streamable:
         edges: Sequence[int],
         cache_homes: Sequence[Home] = (),
         consumes: bool = False,
-        deep: bool = False,
+        tilings: Tilings | None = None,
     ):
-        """`deep` lets segments go depth first; a network that is one goes so as a whole."""
+        """`tilings` of the same network and size spare the work that does not depend on where things live."""
         self.trace, self.itemsize, self.costs, self.apart, self.edges = trace, itemsize, costs, apart, edges
         self.cache_homes, self.consumes = cache_homes, consumes
         self.caches = cache_bytes(trace, cache_homes, itemsize, consumes=consumes)
         self.caches_of = _caches_of_passes(trace, cache_homes)
-        self.segments = {s.first: s for s in segments(trace)} if deep else {}
         self.result = len(trace.shapes) - 1
         self.last, self.tokens = trace.last_use(), trace.tokens()
         self.watched = trace.normalised() | {self.result}
         # Statistics stay until the run ends: mean and squared deviations, float32 or, for float64, as wide.
         self.statistics = sum(trace.shapes[f][1] for f in self.watched) * 2 * max(itemsize, 4) * 2
-        self._tilings: dict[Hashable, Tiling] = {}
+        self.tilings = tilings or Tilings()
+        kinds: dict[Hashable, int] = {}
+        self._kinds = [kinds.setdefault(p.kind, len(kinds)) for p in trace.passes]
+        """Per pass a number that stands for its kind: comparing kinds themselves takes longer than most of the search."""
         self._options: dict[Hashable, list[Option]] = {}
-        self._segmented: dict[Hashable, DepthFirstTiling] = {}
+
+    @cached_property
+    def segments(self) -> Mapping[int, Segment]:
+        """What can go depth first, by its first pass."""
+        return {segment.first: segment for segment in segments(self.trace)}
 
     def best(
         self,
@@ -116,17 +124,19 @@ class Streamable:
         weight_bytes: int,
         first: int = 0,
         reuse: bool = True,
+        deep: bool = False,
     ) -> tuple[Found, State] | None:
         """The cheapest way from one of the starts through all passes from `first` on; None if nothing fits.
 
-        `homes` is where new Fields may live. `reuse` lets an output take over the memory of a Field that dies.
+        `homes` is where new Fields may live. `reuse` lets an output take over the memory of a Field that dies. `deep` lets segments
+        go depth first; a network that is one goes so as a whole.
         """
         room = budget.device_bytes - weight_bytes - self.statistics
         passes = len(self.trace.passes)
         reached: list[dict[State, Found]] = [{} for _ in range(passes + 1)]
         reached[first] = {start: Found(0, Peaks(), None) for start in starts}
         for i in range(first, passes):
-            segment = self.segments.get(i)
+            segment = self.segments.get(i) if deep else None
             for state, found in reached[i].items():
                 for stop in self._stops(i, segment):
                     for after, made in self._extend(range(i, stop), state, found, budget, room, homes, reuse):
@@ -170,7 +180,7 @@ class Streamable:
             if at["disk"] > budget.disk_bytes or (self.apart and host_room < 0):
                 continue
             options = (
-                self._tiled(p, held, home, self.caches_of[passes[0]])
+                self._tiled(passes[0], held, home)
                 if segment is None
                 else self._depth_first(segment, held[segment.enters], home)
             )
@@ -215,10 +225,11 @@ class Streamable:
                 return option
         return None
 
-    def _tiled(self, p: TracedPass, held: dict[int, Live], home: Home, caches: Mapping[Home, int]) -> list[Option]:
+    def _tiled(self, i: int, held: dict[int, Live], home: Home) -> list[Option]:
         """Every tile size for a pass that finds its Fields where `held` says, cheapest first."""
+        p, caches = self.trace.passes[i], self.caches_of[i]
         circumstances = [(held[f].home, held[f].itemsize, held[f].converts) for f in (p.enters, *p.others)]
-        key = (p.chain.geometry, p.stages[0], p.view, p.past, home, *circumstances, *caches.items())
+        key = (self._kinds[i], home, *circumstances, *caches.items())
         if key not in self._options:
             made = dict.fromkeys(self._tiles(p))
             options = [self._option(p, tile, held, home, caches) for tile in made]
@@ -230,10 +241,7 @@ class Streamable:
     ) -> Option:
         if not p.chain.ops:
             return self._foreign(p, held[p.enters], home)
-        key = (p.chain.geometry, p.stages[0], p.view, p.past, tile)
-        if key not in self._tilings:
-            self._tilings[key] = Tiling(p, tile)
-        tiling = self._tilings[key]
+        tiling = self.tilings.of(p, tile)
         need = tiling.need(
             self._reading(held[p.enters]),
             [self._reading(held[f]) for f in p.reads],
@@ -256,7 +264,7 @@ class Streamable:
 
     def _depth_first(self, segment: Segment, enters: Live, home: Home) -> list[Option]:
         """Every tile size for a segment, cheapest first."""
-        key = (segment.first, enters.home, enters.itemsize, enters.converts, home)
+        key = (NAME, segment.first, enters.home, enters.itemsize, enters.converts, home)
         if key not in self._options:
             tiles = dict.fromkeys(depth_first_tiles(segment))
             options = [self._depth_first_option(segment, tile, enters, home) for tile in tiles]
@@ -264,10 +272,7 @@ class Streamable:
         return self._options[key]
 
     def _depth_first_option(self, segment: Segment, tile: tuple[int, ...], enters: Live, home: Home) -> Option:
-        caches = self._caches_in(segment)
-        if (segment.first, tile) not in self._segmented:
-            self._segmented[segment.first, tile] = DepthFirstTiling(segment, tile[-2:])
-        tiling = self._segmented[segment.first, tile]
+        caches, tiling = self._caches_in(segment), self.tilings.of_segment(segment, tile)
         need = tiling.need(
             self._reading(enters),
             Reading(self.apart and home != "device", self.itemsize),

@@ -6,7 +6,6 @@ Each is an ordinary `nn.Module` with ordinary parameter names, callable on plain
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from functools import reduce
 from math import prod
 from operator import add
 from typing import Protocol
@@ -21,7 +20,7 @@ from .arithmetic import convolving_dtype
 from .filtered import Filtered
 from .layouts import dense, is_innermost, new_empty
 from .passes import Field, OnTile, Op, Place, Shape, Source, Tile
-from .statistics import channel_statistics, group_norm_falls_short
+from .statistics import channel_statistics, group_norm_falls_short, stacked
 from .undrawn import Undrawn
 from .winograd import PLAIN, UPSAMPLING, Pads
 
@@ -224,8 +223,14 @@ class UpsampleConv2d(Undrawn, nn.Conv2d, Filtered):
 
     def transposed_kernel(self, dtype: torch.dtype | None = None) -> Tensor:
         """`c_in c_out k k` with k = factor + 2, summed in float32 or better; in `dtype`, by default the weight's."""
-        rows = _with_box(self.weight.to(wide(self.weight.dtype)).flip(2, 3).transpose(0, 1), self.factor, axis=2)
-        return _with_box(rows, self.factor, axis=3).to(dtype or self.weight.dtype)
+        weight = self.weight.to(wide(self.weight.dtype))
+        # In one expression, so that each step lets go of what the one before has made.
+        return (
+            F.avg_pool2d(F.pad(weight, [self.factor - 1] * 4), self.factor, stride=1, divisor_override=1)
+            .flip(2, 3)
+            .transpose(0, 1)
+            .to(dtype or self.weight.dtype)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv_transpose2d(x, self.transposed_kernel(), self.bias, self.factor, padding=1)
@@ -280,9 +285,9 @@ class UpsampleConv2d(Undrawn, nn.Conv2d, Filtered):
     def preparing(self, element_bytes: int) -> int:
         if self.filters:
             return self.preparing_bytes
-        # While columns are summed: the sum of rows, the sum so far, the next term and the next sum, all in the wide dtype.
-        k = self.factor + 2
-        return self.weight.shape[:2].numel() * (3 * k + 3 * k * k) * max(element_bytes, 4)
+        # The weight, and in the wide dtype the same with zeros around it, and its sums.
+        k, spread = self.factor + 2, 2 * self.factor + 1
+        return self.weight.shape[:2].numel() * (9 + spread * spread + k * k) * max(element_bytes, 4)
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
         if self.filters:
@@ -290,13 +295,6 @@ class UpsampleConv2d(Undrawn, nn.Conv2d, Filtered):
         extra = [self.factor * (bool(before) != bool(after)) for before, after in place.missing]
         beyond = prod(made[:2]) * prod(map(add, made[2:], extra))
         return (beyond if any(extra) else 0) + convolving_elements(self.weight, prod(read), 0, beyond)
-
-
-def _with_box(w: Tensor, size: int, axis: int) -> Tensor:
-    """`w`, a kernel `c_in c_out k k`, convolved with `size` ones along an axis."""
-    last = 2 * (3 - axis)
-    pads = ([0] * last + [i, size - 1 - i] for i in range(size))
-    return reduce(add, (F.pad(w, p) for p in pads))
 
 
 def _without_halo(missing: tuple[int, int], factor: int) -> slice:
@@ -319,7 +317,7 @@ class GroupNorm(Undrawn, nn.GroupNorm, Op):
         if torch.is_grad_enabled() or not group_norm_falls_short(x):
             return self(x)
         means, variances = zip(*map(channel_statistics, x.split(1)), strict=True)
-        normalise = self._normalising(torch.stack(means), torch.stack(variances), x.dtype)
+        normalise = self._normalising(stacked(means), stacked(variances), x.dtype)
         if len(x) == 1:
             return normalise(x, 0)
         made = torch.empty_like(x)
@@ -359,9 +357,9 @@ class GroupNorm(Undrawn, nn.GroupNorm, Op):
         """Mean and variance of each channel's group, `b c`, from those of each channel."""
         b, c = mean.shape
         means, variances = mean.view(b, self.num_groups, -1), var.view(b, self.num_groups, -1)
-        group_mean = means.mean(2, keepdim=True)
-        group_var = variances.mean(2, keepdim=True) + (means - group_mean).square().mean(2, keepdim=True)
-        return group_mean.expand_as(means).reshape(b, c), group_var.expand_as(means).reshape(b, c)
+        spread, group_mean = torch.var_mean(means, dim=2, correction=0, keepdim=True)
+        group_var = variances.mean(2, keepdim=True).expand_as(means) + spread
+        return group_mean.expand_as(means).reshape(b, c), group_var.view(b, c)
 
 
 class Pointwise(Op):

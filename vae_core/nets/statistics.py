@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -39,6 +41,11 @@ def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     unused = torch.empty(2, x.shape[1], dtype=dtype, device=x.device)  # running averages, of which nothing is made
     return torch.batch_norm_update_stats(x, unused[0], unused[1], 0.0)
+
+
+def stacked(rows: Sequence[Tensor]) -> Tensor:
+    """Vectors as rows; of one a view, since on a GPU a copy takes as long to launch as a small convolution."""
+    return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(tuple(rows))
 
 
 def _of_deviations(x: Tensor) -> tuple[Tensor, Tensor]:

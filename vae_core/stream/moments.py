@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..nets.statistics import GATHERED, channel_statistics
+from ..nets.statistics import GATHERED, channel_statistics, stacked
 
 
 class Part(NamedTuple):
@@ -75,7 +75,7 @@ class Moments:
         for parts in self.images:
             parts[:] = [_merged(parts)]
         whole = [part for [part] in self.images]
-        return torch.stack([p.mean for p in whole]), torch.stack([p.var for p in whole])
+        return stacked([p.mean for p in whole]), stacked([p.var for p in whole])
 
     def finite(self) -> bool:
         """Whether every element was: a NaN or an infinity spoils the variances. Waits for the device."""

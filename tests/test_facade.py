@@ -1,50 +1,22 @@
-"""vae_core.VAE: what it decodes, encodes and refuses, its latent conventions, and the plans that it makes and keeps."""
+"""vae_core.VAE: what it decodes, encodes and refuses, and the plans that it makes and keeps."""
 
 from __future__ import annotations
 
-import gc
 import json
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_nets import NAMES, relative_error, tiny_net
+from tiny_nets import relative_error
+from tiny_vaes import DIRECTIONS, HOWS, an_input, run, seeded, some_latents, some_pixels, tiny_vae
 from torch import Tensor
 
 import vae_core
 from benchmarks.meter import Meter
-from vae_core.spec import VARIANTS
 
 EQUAL = 1e-5
 """Relative, float32: whole and streamed, or one image and a batch."""
-
-
-def tiny_vae(name: str = "sdxl", dtype: torch.dtype = torch.float32) -> vae_core.VAE:
-    return vae_core.VAE.of(tiny_net(name, dtype), VARIANTS[name])
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def some_latents(vae: vae_core.VAE, h: int, w: int, batch: int = 1) -> Tensor:
-    return torch.randn(batch, vae.spec.latent_channels, h, w, generator=seeded())
-
-
-def some_pixels(h: int, w: int, batch: int = 1) -> Tensor:
-    return torch.rand(batch, 3, h, w, generator=seeded()) * 2 - 1
-
-
-def run(vae: vae_core.VAE, direction: str, x: Tensor, **how: Any) -> Tensor:
-    return vae.decode(x, **how) if direction == "decode" else vae.encode(x, **how)
-
-
-DIRECTIONS = pytest.mark.parametrize(("direction", "x"), [("decode", (1, 4, 9, 14)), ("encode", (1, 3, 72, 112))])
-
-
-def an_input(shape: tuple[int, ...]) -> Tensor:
-    return torch.rand(shape, generator=seeded()) * 2 - 1
 
 
 # --- modes ------------------------------------------------------------------------------------------------------------
@@ -160,6 +132,16 @@ def test_a_network_that_changed_is_planned_anew() -> None:
         change()
         assert relative_error(vae.decode(z), expected) <= EQUAL
         assert relative_error(vae.decode(z, tile=16), expected) <= EQUAL
+
+
+def test_inputs_are_not_written() -> None:
+    vae = tiny_vae("taesd")
+    x, z = some_pixels(67, 69), some_latents(vae, 9, 8)
+    kept = x.clone(), z.clone()
+    for how in HOWS:
+        vae.encode(x, **how)
+        vae.decode(z, **how)
+    assert torch.equal(x, kept[0]) and torch.equal(z, kept[1])
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -317,134 +299,6 @@ def test_a_plan_is_of_the_size_that_is_run() -> None:
     assert vae.plan(width=65, height=64).rungs == vae.plan(width=72, height=64).rungs
 
 
-# --- progress ---------------------------------------------------------------------------------------------------------
-
-HOWS: tuple[dict[str, Any], ...] = ({"mode": "whole"}, {"tile": 30}, {"tile": 64}, {"mode": "blend", "tile": 64})
-
-
-@pytest.mark.parametrize("how", HOWS, ids=str)
-@pytest.mark.parametrize("batch", [1, 3])
-@DIRECTIONS
-def test_progress(how: dict[str, Any], batch: int, direction: str, x: tuple[int, ...]) -> None:
-    told: list[tuple[int, int]] = []
-
-    def progress(done: int, total: int, info: vae_core.Progress) -> None:
-        assert 0 <= info.pass_index < info.passes and 1 <= info.tile_index <= info.tiles and info.name
-        told.append((done, total))
-
-    vae = tiny_vae()
-    run(vae, direction, an_input((batch, *x[1:])), progress=progress, **how)
-    done, total = [d for d, _ in told], {t for _, t in told}
-    assert len(total) == 1 and len(told) > 3
-    assert done == sorted(done) and done[0] >= 0 and done[-1] == total.pop()
-
-
-def test_progress_of_a_foreign_processor() -> None:
-    from diffusers.models.attention_processor import AttnProcessor2_0
-
-    vae: Any = tiny_vae()
-    vae.net.set_attn_processor(AttnProcessor2_0())
-    for how in HOWS:
-        told: list[tuple[int, int]] = []
-        vae.decode(some_latents(vae, 9, 14), progress=lambda d, t, _, told=told: told.append((d, t)), **how)
-        assert told[-1][0] == told[-1][1] and told == sorted(told)
-
-
-class Stop(Exception):
-    """What a host raises to cancel."""
-
-
-@pytest.mark.parametrize("how", HOWS, ids=str)
-def test_cancelling_leaves_no_memory(how: dict[str, Any]) -> None:
-    vae: Any = tiny_vae()
-    z = some_latents(vae, 12, 12, batch=2)
-    calls = 0
-
-    def progress(done: int, total: int, info: vae_core.Progress) -> None:
-        nonlocal calls
-        calls += 1
-        if done > total // 2:
-            raise Stop
-
-    with Meter(vae.net) as meter:
-        kept = z.clone()
-        before = dict(meter.live())
-        with pytest.raises(Stop):
-            vae.decode(kept, progress=progress, **how)
-        gc.collect()
-        assert meter.peak["cpu"] > 10 * before["cpu"]
-        assert dict(meter.live()) == before
-    assert calls > 1
-    assert torch.equal(kept, z)
-    assert vae.decode(z, **how).isfinite().all(), "the next run is not disturbed"
-
-
-def test_nothing_is_left_after_a_run() -> None:
-    vae: Any = tiny_vae()
-    z = some_latents(vae, 12, 12)
-    for how in HOWS:
-        with Meter(vae.net) as meter:
-            vae.decode(z, **how)
-            assert sum(meter.live().values()) <= z.nbytes, how  # the input itself, seen through its views
-
-
-# --- fitting pictures to latents --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["sdxl", "flux2", "taesd"])
-def test_crop_is_centred(name: str) -> None:
-    vae = tiny_vae(name)
-    mh, mw = vae.spec.multiple
-    x = some_pixels(2 * mh + 5, 3 * mw + mw - 1, batch=2)
-    top, left = 5 // 2, (mw - 1) // 2
-    cropped = x[..., top : top + 2 * mh, left : left + 3 * mw]
-    assert torch.equal(vae.encode(x), vae.encode(cropped))
-    assert torch.equal(vae.encode(x, fit="crop"), vae.encode(x))
-
-
-@pytest.mark.parametrize("name", ["sdxl", "flux2", "taesd"])
-def test_a_picture_smaller_than_a_latent_cell(name: str) -> None:
-    vae = tiny_vae(name)
-    x = some_pixels(5, 3)
-    mh, mw = vae.spec.multiple
-    z = vae.encode(x, fit="pad")
-    assert z.shape[-2:] == (mh // vae.spec.scale.h, mw // vae.spec.scale.w)
-    assert vae.decode(z, size=(5, 3)).shape == x.shape
-    with pytest.raises(vae_core.InputError, match='unless fit="pad"; got 3×5'):
-        vae.encode(x)
-
-
-@pytest.mark.parametrize("name", ["sdxl", "flux2", "taesd"])
-def test_pad_loses_no_pixel(name: str) -> None:
-    vae = tiny_vae(name)
-    (mh, mw), (h, w) = vae.spec.multiple, (37, 70)
-    x = some_pixels(h, w, batch=2)
-    below, right = -h % mh, -w % mw
-    padded = torch.cat([x, x[..., -1:, :].expand(-1, -1, below, -1)], dim=-2)
-    padded = torch.cat([padded, padded[..., -1:].expand(-1, -1, -1, right)], dim=-1)
-    z = vae.encode(x, fit="pad")
-    assert torch.equal(z, vae.encode(padded))
-    back = vae.decode(z, size=(h, w))
-    assert back.shape == x.shape
-    assert torch.equal(back, vae.decode(z)[..., :h, :w])
-
-
-def test_sizes_that_fit_are_left_alone() -> None:
-    vae = tiny_vae()
-    x = some_pixels(32, 48)
-    assert torch.equal(vae.encode(x, fit="pad"), vae.encode(x, fit="crop"))
-
-
-def test_inputs_are_not_written() -> None:
-    vae = tiny_vae("taesd")
-    x, z = some_pixels(67, 69), some_latents(vae, 9, 8)
-    kept = x.clone(), z.clone()
-    for how in HOWS:
-        vae.encode(x, **how)
-        vae.decode(z, **how)
-    assert torch.equal(x, kept[0]) and torch.equal(z, kept[1])
-
-
 # --- posterior --------------------------------------------------------------------------------------------------------
 
 
@@ -459,89 +313,6 @@ def test_sample_and_mean() -> None:
     assert relative_error(vae.encode(x, tile=16, sample=True, generator=seeded(4)), drawn) <= EQUAL
     assert not torch.equal(vae.encode(x, sample=True, generator=seeded(5)), drawn)
     assert not torch.equal(vae.encode(x, sample=True), vae.encode(x, sample=True))
-
-
-# --- the diffusion model's space --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_normalize_and_denormalize_undo_each_other(name: str) -> None:
-    vae = tiny_vae(name, torch.float64)
-    shake_batch_norm(vae)
-    z = torch.randn(2, vae.spec.latent_channels, 6, 4, dtype=torch.float64, generator=seeded())
-    model = vae.normalize(z)
-    ph, pw = vae.spec.patch
-    assert model.shape == (2, vae.spec.packed_channels, 6 // ph, 4 // pw)
-    assert torch.allclose(vae.denormalize(model), z, rtol=0, atol=1e-12)
-    assert torch.allclose(vae.normalize(vae.denormalize(model)), model, rtol=0, atol=1e-12)
-
-
-SCALE_AND_SHIFT = {
-    "sd1": (0.18215, 0.0),
-    "sd2": (0.18215, 0.0),
-    "sdxl": (0.13025, 0.0),
-    "sd3": (1.5305, 0.0609),
-    "flux1": (0.3611, 0.1159),
-    "x4-upscaler": (0.08333, 0.0),
-    **dict.fromkeys(("taesd", "taesdxl", "taesd3", "taef1"), (1.0, 0.0)),
-}
-"""ARCHITECTURES.md §1.6, §3.1 and §3.8."""
-
-
-@pytest.mark.parametrize("name", SCALE_AND_SHIFT)
-def test_normalize_by_scale_and_shift(name: str) -> None:
-    vae = tiny_vae(name, torch.float64)
-    scale, shift = SCALE_AND_SHIFT[name]
-    z = torch.randn(2, vae.spec.latent_channels, 6, 4, dtype=torch.float64, generator=seeded())
-    assert torch.allclose(vae.normalize(z), (z - shift) * scale, rtol=1e-12, atol=1e-12)
-
-
-def test_normalize_playground() -> None:
-    vae = tiny_vae("playground25", torch.float64)
-    z = torch.randn(2, 4, 6, 4, dtype=torch.float64, generator=seeded())
-    expected = torch.empty_like(z)
-    statistics = ((-1.6574, 8.4927), (1.886, 5.9022), (-1.383, 6.5498), (2.5155, 5.2299))
-    for channel, (mean, std) in enumerate(statistics):
-        expected[:, channel] = (z[:, channel] - mean) * 0.5 / std
-    assert torch.allclose(vae.normalize(z), expected, rtol=1e-12, atol=1e-12)
-
-
-def test_normalize_taef2_only_packs() -> None:
-    vae = tiny_vae("taef2")
-    z = torch.randn(1, 32, 6, 4, generator=seeded())
-    packed = z.view(1, 32, 3, 2, 2, 2).permute(0, 1, 3, 5, 2, 4).reshape(1, 128, 3, 2)
-    assert torch.equal(vae.normalize(z), packed) and torch.equal(vae.denormalize(packed), z)
-    assert vae.spec.multiple == (16, 16) and vae.spec.packed_channels == 128
-
-
-def test_normalize_flux2() -> None:
-    """Packed and normalised as in diffusers 0.42, Flux2Pipeline._patchify_latents and _encode_vae_image."""
-    vae: Any = tiny_vae("flux2", torch.float64)
-    shake_batch_norm(vae)
-    z = torch.randn(2, 8, 6, 4, dtype=torch.float64, generator=seeded())
-    packed = z.view(2, 8, 3, 2, 2, 2).permute(0, 1, 3, 5, 2, 4).reshape(2, 32, 3, 2)
-    mean = vae.net.bn.running_mean.view(1, -1, 1, 1)
-    std = torch.sqrt(vae.net.bn.running_var.view(1, -1, 1, 1) + 1e-4)
-    assert torch.allclose(vae.normalize(z), (packed - mean) / std, rtol=1e-12, atol=1e-12)
-    # Channel 4c + 2·row + column of the packed latent is channel c of the raw one, at that row and column of each 2 × 2.
-    assert torch.allclose(
-        vae.normalize(z)[0, 4 * 5 + 2 * 1 + 0, 2, 1], ((z[0, 5, 5, 2] - mean[0, 22]) / std[0, 22])[0, 0]
-    )
-    vae.net.bn.eval()
-    assert torch.allclose(vae.normalize(z), vae.net.bn(packed), rtol=1e-12, atol=1e-12)
-    with pytest.raises(vae_core.InputError, match="cannot be packed"):
-        vae.normalize(z[..., :3])
-
-
-def shake_batch_norm(vae: Any) -> None:
-    """Statistics as trained ones might be; fresh ones are 0 and 1."""
-    if hasattr(vae.net, "bn"):
-        torch.nn.init.uniform_(vae.net.bn.running_mean, -2, 2, generator=seeded(1))
-        torch.nn.init.uniform_(vae.net.bn.running_var, 0.1, 3, generator=seeded(2))
-
-
-def test_every_variant_has_its_numbers_tested() -> None:
-    assert {*SCALE_AND_SHIFT, "playground25", "flux2", "taef2"} == set(NAMES)
 
 
 # --- what is said of it -----------------------------------------------------------------------------------------------

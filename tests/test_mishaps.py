@@ -19,6 +19,7 @@ from faults import FailingAllocations, LittleMemory, PlantedNaN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_nets import relative_error, tiny_net
+from tiny_vaes import tiny_vae
 from torch import Tensor
 
 import vae_core
@@ -30,10 +31,6 @@ EQUAL = 1e-5
 """Relative, float32: what tiles of another size change."""
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def tiny_vae(name: str = "sdxl", dtype: torch.dtype = torch.float32) -> vae_core.VAE:
-    return vae_core.VAE.of(tiny_net(name, dtype), VARIANTS[name])
 
 
 def latents(vae: vae_core.VAE, h: int = 5, w: int = 8) -> Tensor:

@@ -133,6 +133,11 @@ def save(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str] | Non
     return path
 
 
+def text_file(folder: Path, name: str, text: str) -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
 def raw_safetensors(path: Path, header: Any, data: bytes = b"") -> Path:
     """A file with any header: a text, or something that becomes JSON."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()

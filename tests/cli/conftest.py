@@ -1,4 +1,4 @@
-"""A tiny VAE in a file, small pictures, and a way to run a command in this process."""
+"""Tiny VAEs in files, small pictures, and a way to run a command in this process."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from clip_twins import SMALL
 from PIL import Image
 
 import vae_core
 from vae_core.cli import main
+from vae_core.models import CLASSES
+from vae_core.spec import WAN
 
 
 class Ran(NamedTuple):
@@ -65,6 +68,27 @@ def vae_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def vae(vae_path: Path) -> vae_core.VAE:
     return vae_core.load(vae_path)
+
+
+@pytest.fixture(scope="session")
+def clip_vae(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`clip_vae(WAN)` → a diffusers folder with a narrow network of that class, made once."""
+    made: dict[tuple[object, ...], Path] = {}
+
+    def folder(network: str, **fields: Any) -> Path:
+        key = (network, *fields.items())
+        if key not in made:
+            torch.manual_seed(0)
+            made[key] = tmp_path_factory.mktemp(network)
+            CLASSES[network](**(SMALL[network] | fields)).save_pretrained(made[key])
+        return made[key]
+
+    return folder
+
+
+@pytest.fixture
+def wan(clip_vae) -> Path:
+    return clip_vae(WAN)
 
 
 @pytest.fixture

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,75 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clip_twins import SMALL, random_latents
+from clip_files import NTSC, clip_file, frames_of, in_npy, moving, stored
+from clip_twins import random_latents
 from PIL import Image
-from processes import interruptible
 from safetensors.torch import save_file
-from torch import Tensor
 
 import vae_core
 from benchmarks.meter import Meter
-from vae_core.cli.main import BAD_INPUT, DONE, STOPPED
-from vae_core.media import Latents, open_sink, open_source, read_image, read_latents, write_latents
-from vae_core.models import CLASSES
+from vae_core.cli.main import DONE
+from vae_core.media import open_sink, open_source, read_image, read_latents
 from vae_core.spec import COGVIDEOX, QWEN, WAN
 
 av: Any = pytest.importorskip("av")
-
-ROOT = Path(__file__).resolve().parents[2]
-NTSC = Fraction(30_000, 1001)
-
-
-@pytest.fixture(scope="session")
-def clip_vae(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`clip_vae(WAN)` → a diffusers folder with a narrow network of that class, made once."""
-    made: dict[tuple[object, ...], Path] = {}
-
-    def folder(network: str, **fields: Any) -> Path:
-        key = (network, *fields.items())
-        if key not in made:
-            torch.manual_seed(0)
-            made[key] = tmp_path_factory.mktemp(network)
-            CLASSES[network](**(SMALL[network] | fields)).save_pretrained(made[key])
-        return made[key]
-
-    return folder
-
-
-@pytest.fixture
-def wan(clip_vae) -> Path:
-    return clip_vae(WAN)
-
-
-def moving(frames: int, h: int = 24, w: int = 40) -> Tensor:
-    """Smooth pixels `3 t h w` in [-1, 1], each frame another."""
-    t, y, x = torch.meshgrid(
-        torch.arange(frames) / 4, torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij"
-    )
-    return torch.stack([torch.sin(3 * x + t), torch.cos(2 * y - t), x * y * torch.cos(t)])
-
-
-def clip_file(path: Path, frames: int, h: int = 24, w: int = 40, fps: Fraction = NTSC) -> Path:
-    with open_sink(path, fps=fps, quality=100) as sink:
-        sink.write(moving(frames, h, w))
-    return path
-
-
-def frames_of(path: Path, alpha: bool = False) -> Tensor:
-    """All frames `c t h w`."""
-    with open_source(path, alpha=alpha) as source:
-        frames = source.read(10_000)
-    assert frames is not None
-    return frames
-
-
-def in_npy(path: Path) -> Tensor:
-    """`c t h w`."""
-    return torch.from_numpy(np.load(path)).permute(3, 0, 1, 2)
-
-
-def stored(folder: Path, latents: Tensor, name: str = "latents.safetensors", **facts: Any) -> Path:
-    return write_latents(folder / name, Latents(latents, **facts))
 
 
 # --- there and back ---------------------------------------------------------------------------------------------------
@@ -374,167 +311,3 @@ def test_memory_of_encoding_does_not_grow_with_the_clip(run, wan, tmp_path):
         assert ran.status == DONE, ran.err
         peaks[frames] = meter.peak["cpu"]
     assert peaks[65] <= 1.02 * peaks[17], peaks
-
-
-# --- stopped, and gone on with ----------------------------------------------------------------------------------------
-
-
-def start(source: Path, out: Path, vae: Path) -> subprocess.Popen[str]:
-    """A decode in a process of its own, with --resume."""
-    command = [sys.executable, "-m", "vae_core", "decode", str(source), "-o", str(out), "--vae", str(vae), "--resume"]
-    options = ["--device", "cpu", "--dtype", "fp32"]
-    return interruptible([*command, *options], ROOT)
-
-
-def chunks_in(folder: Path) -> int:
-    return len(list(folder.glob("chunk-*")))
-
-
-def stop_at_some_moment(decode: subprocess.Popen[str], folder: Path, how: signal.Signals, chunks: int = 1) -> str:
-    """After so many more chunks are on the disk; what it said on standard error."""
-    before = chunks_in(folder)
-    while decode.poll() is None and chunks_in(folder) < before + chunks:
-        time.sleep(0.001)
-    time.sleep(random.uniform(0, 0.05))
-    decode.send_signal(how)
-    return decode.communicate(timeout=60)[1]
-
-
-def killed_and_resumed(run: Callable[..., Any], vae: Path, folder: Path, latents: int, times: int) -> None:
-    source, out = stored(folder, random_latents(latents, 8, 8)), folder / "out.npy"
-    for _ in range(times):
-        decode = start(source, out, vae)
-        stop_at_some_moment(decode, folder / "out.npy.resume", signal.SIGKILL)
-        assert decode.returncode == -signal.SIGKILL, "it was killed before it was done"
-        assert not out.exists() and chunks_in(folder / "out.npy.resume") > 0
-    ran = run("decode", source, "-o", out, "--vae", vae, "--resume", "--dtype", "fp32", "--device", "cpu")
-    assert ran.status == DONE, ran.err
-    assert f"of {4 * latents - 3} frames are those of the run that was stopped" in ran.err
-    assert sorted(path.name for path in folder.iterdir()) == ["latents.safetensors", "out.npy"]
-    assert run("decode", source, "-o", folder / "undisturbed.npy", "--vae", vae).status == DONE
-    assert torch.equal(in_npy(out), in_npy(folder / "undisturbed.npy"))
-
-
-@pytest.mark.parametrize(("network", "latents"), [(WAN, 49), (COGVIDEOX, 49)])
-def test_a_killed_decode_goes_on(run, clip_vae, tmp_path, network, latents):
-    killed_and_resumed(run, clip_vae(network), tmp_path, latents, times=2)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("network", "latents"), [(WAN, 161), (COGVIDEOX, 81)])
-def test_a_decode_killed_ten_times_goes_on(run, clip_vae, tmp_path, network, latents):
-    killed_and_resumed(run, clip_vae(network), tmp_path, latents, times=10)
-
-
-def test_ctrl_c_says_how_to_go_on(run, wan, tmp_path):
-    source, out = stored(tmp_path, random_latents(41, 8, 8)), tmp_path / "out.mp4"
-    decode = start(source, out, wan)
-    said = stop_at_some_moment(decode, tmp_path / "out.mp4.resume", signal.SIGINT, chunks=2)
-    assert decode.returncode == STOPPED, said
-    last = said.splitlines()[-1]
-    assert last.startswith("vae_core: stopped; ") and "of 161 frames" in last and "--resume" in last
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["latents.safetensors", "out.mp4.resume"]
-    ran = run("decode", source, "-o", out, "--vae", wan, "--resume", "--fps", 8)
-    assert ran.status == DONE and "of 161 frames" in ran.err, ran.err
-    assert frames_of(out).shape[1] == 161 and not (tmp_path / "out.mp4.resume").exists()
-
-
-def test_all_but_the_file_was_done(run, wan, tmp_path):
-    latents = random_latents(3, 2, 2)
-    expected = torch.cat([*vae_core.load(wan).decode_frames(latents, resume=tmp_path / "out.npy.resume")], dim=2)[0]
-    source = stored(tmp_path, latents)
-    ran = run("decode", source, "-o", tmp_path / "out.npy", "--vae", wan, "--resume")
-    assert ran.status == DONE and "9 of 9 frames" in ran.err and torch.equal(in_npy(tmp_path / "out.npy"), expected)
-
-
-def test_a_batch_of_pictures_goes_on(run, vae, vae_path, tmp_path):
-    latents, folder = random_latents(1, 3, 4)[:, :, 0].repeat(4, 1, 1, 1), tmp_path / "out.resume"
-    chunks = vae.decode_frames(latents, resume=folder)
-    next(chunks), next(chunks)
-    ran = run("decode", stored(tmp_path, latents), "-o", tmp_path / "out.npy", "--vae", vae_path)
-    assert ran.status == DONE and folder.is_dir(), "without --resume it is left alone"
-    folder.rename(tmp_path / "again.npy.resume")
-    ran = run("decode", tmp_path / "latents.safetensors", "-o", tmp_path / "again.npy", "--vae", vae_path, "--resume")
-    assert ran.status == DONE and "2 of 4 frames" in ran.err, ran.err
-    assert torch.equal(in_npy(tmp_path / "out.npy"), in_npy(tmp_path / "again.npy"))
-    assert not (tmp_path / "again.npy.resume").exists()
-
-
-def test_the_work_of_another_decode_is_left_alone(run, wan, tmp_path):
-    latents, folder = random_latents(3, 2, 2), tmp_path / "out.npy.resume"
-    chunks = vae_core.load(wan).decode_frames(latents, resume=folder)
-    next(chunks)
-    kept = sorted(folder.iterdir())
-    other = stored(tmp_path, latents + 1)
-    ran = run("decode", other, "-o", tmp_path / "out.npy", "--vae", wan, "--resume")
-    assert ran.status == BAD_INPUT and "another decode" in ran.err and sorted(folder.iterdir()) == kept
-    assert not (tmp_path / "out.npy").exists()
-
-
-# --- refusals ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def folder(tmp_path: Path, vae_path: Path, wan: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Inputs for both kinds of VAE, which are `images` and `clips`."""
-    stored(tmp_path, random_latents(2, 2, 3), "clip.safetensors")
-    stored(tmp_path, random_latents(1, 2, 3), "still.safetensors")
-    stored(tmp_path, random_latents(1, 2, 3)[:, :, 0], "picture.safetensors")
-    stored(tmp_path, random_latents(2, 2, 3).repeat(1, 12, 1, 1, 1), "mochi.safetensors")
-    clip_file(tmp_path / "clip.mp4", frames=5)
-    clip_file(tmp_path / "clip.webp", frames=5)
-    Image.new("RGB", (32, 32)).save(tmp_path / "picture.png")
-    (tmp_path / "mixed").mkdir()
-    Image.new("RGB", (32, 32)).save(tmp_path / "mixed" / "picture.png")
-    (tmp_path / "mixed" / "clip.mp4").write_bytes((tmp_path / "clip.mp4").read_bytes())
-    (tmp_path / "page.mp4").write_text("<!DOCTYPE html>")
-    (tmp_path / "frames").mkdir()
-    (tmp_path / "frames" / "mine.txt").write_text("mine")
-    (tmp_path / "images").symlink_to(vae_path)
-    (tmp_path / "clips").symlink_to(wan)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-BAD = {
-    "a video for pictures": ("encode clip.mp4 -o out.safetensors --vae images", "--vae"),
-    "a video to and fro for pictures": ("roundtrip clip.mp4 -o out.mp4 --vae images", "--vae"),
-    "a picture's latents for clips": ("decode picture.safetensors -o out.mp4 --vae clips", "axis of time"),
-    "a clip's latents for pictures": ("decode clip.safetensors -o out.mp4 --vae images", "--vae"),
-    "latents of another model": ("decode mochi.safetensors -o out.mp4 --vae clips", "Wan 2.2"),
-    "frames into one picture": ("decode clip.safetensors -o out.png --vae clips", ".mp4"),
-    "a clip as jpg in a folder": ("decode clip.safetensors -o out --format jpg --vae clips", "folder"),
-    "a clip of an unknown format": ("decode clip.safetensors -o out.xyz --vae clips", ".mp4"),
-    "into a folder with files": ("decode clip.safetensors -o frames --vae clips", "--force"),
-    "rate of a picture": ("decode still.safetensors -o out.png --fps 16 --vae clips", "--fps"),
-    "resumed picture": ("decode still.safetensors -o out.png --resume --vae clips", "--resume"),
-    "rate in words": ("decode clip.safetensors -o out.mp4 --fps fast --vae clips", "30000/1001"),
-    "no rate at all": ("decode clip.safetensors -o out.mp4 --fps 0 --vae clips", "30000/1001"),
-    "rate over nothing": ("decode clip.safetensors -o out.mp4 --fps 24/0 --vae clips", "30000/1001"),
-    "unknown codec": ("decode clip.safetensors -o out.mp4 --codec divx --vae clips", "divx"),
-    "codec of another container": ("decode clip.safetensors -o out.webm --codec h264 --vae clips", "h264"),
-    "crf out of range": ("decode clip.safetensors -o out.mp4 --crf 99 --vae clips", "99"),
-    "crf of a gif": ("decode clip.safetensors -o out.gif --crf 9 --vae clips", "crf"),
-    "sound in a gif": ("decode clip.safetensors -o out.gif --audio clip.mp4 --vae clips", "sound"),
-    "sound from nowhere": ("decode clip.safetensors -o out.mp4 --audio missing.wav --vae clips", "missing.wav"),
-    "sound from a page": ("decode clip.safetensors -o out.mp4 --audio page.mp4 --vae clips", "page.mp4"),
-    "output exists": ("decode clip.safetensors -o clip.mp4 --vae clips", "--force"),
-    "blended clip": ("decode clip.safetensors -o out.mp4 --mode blend --vae clips", "--mode blend"),
-    "blended source": ("encode clip.mp4 -o out.safetensors --mode blend --vae clips", "--mode blend"),
-    "drawn clip": ("encode clip.mp4 -o out.safetensors --sample --vae clips", "--sample"),
-    "no video": ("encode page.mp4 -o out.safetensors --vae clips", "page.mp4"),
-    "pictures and videos": ("encode mixed -o out.safetensors --vae clips", "mixed"),
-    "no memory": ("decode clip.safetensors -o out.mp4 --memory 1KiB --vae clips", "needs"),
-    "frames of a picture": ("plan --width 64 --height 64 --frames 5 --vae images", "--batch"),
-    "an output that is taken, to and fro": ("roundtrip clip.mp4 -o clip.webp --vae clips", "--force"),
-}
-
-
-@pytest.mark.parametrize(("line", "says"), BAD.values(), ids=BAD.keys())
-def test_what_cannot_be_is_one_sentence_that_says_what_to_do(run, folder, line, says):
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    ran = run(*line.split())
-    assert ran.status == BAD_INPUT, ran.err
-    errors = [said for said in ran.err.splitlines() if said.startswith("vae_core: ")]
-    assert len(errors) == 1 and says in errors[0] and ran.out == ""
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

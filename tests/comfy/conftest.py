@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import random_checkpoints
 from comfy_server import ComfyServer
+from videos import write_inputs, write_models
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -87,3 +88,38 @@ def wan_vae(random_folder: Path) -> Path:
     path = random_folder / "wan_2.1_vae.safetensors"
     random_checkpoints.wan_vae(path, seed=1, width=8 if reads_width else 96)
     return path
+
+
+@pytest.fixture(scope="session")
+def video_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    write_inputs(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def video_models(random_folder: Path) -> Path:
+    write_models(random_folder)
+    return random_folder
+
+
+@pytest.fixture(scope="module")
+def video_files(
+    comfy: ComfyServer,
+    video_inputs: Path,
+    video_models: Path,
+    wan_vae: Path,
+    foreign_video_vae: Path,
+    sd1_checkpoint: Path,
+) -> None:
+    """What the tests of video need, in ComfyUI's folders; each module links its own, as others have a small_cat.png too."""
+    for name in ("clip.mp4", "small_cat.png"):
+        comfy.add_input(name, video_inputs / name)
+    comfy.add_model("checkpoints/random_sd1.safetensors", sd1_checkpoint)
+    comfy.add_model("vae/random_wan_21.safetensors", wan_vae)
+    for name in ("wan_2.1_vae", "qwen_image_vae"):
+        comfy.add_model(f"vae/{name}.safetensors", foreign_video_vae)
+    for name in ("random_ltx.pt", "small_wan.safetensors", "small_cogvideox.safetensors"):
+        comfy.add_model(f"vae/{name}", video_models / name)
+    for name in ("small_cogvideox_folder", "small_qwen_layered"):
+        comfy.add_model(f"diffusers/{name}", video_models / name)

@@ -125,7 +125,8 @@ def conditioning(graph: Graph) -> Link:
 
 FRAMES = {"width": 64, "height": 64, "length": 5, "batch_size": 1}
 
-# WanVaceToVideo is not among them: it wants latents with a time axis, which no image VAE gives. Video VAEs: test_video.py.
+# WanVaceToVideo is not among them: it wants latents with a time axis, which no image VAE gives. Video VAEs:
+# test_video_core_nodes.py.
 TAKES_A_VAE: dict[str, Callable[[Graph, Link, Link, Link], dict[str, Any]]] = {
     "InpaintModelConditioning": lambda g, vae, text, image: {
         "positive": text,

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from vae_core.models import CLASSES
+from vae_core.nets.cogvideox import AutoencoderKLCogVideoXConfig
+from vae_core.nets.wan import AutoencoderKLQwenImageConfig, AutoencoderKLWanConfig
 from vae_core.spec import COGVIDEOX, QWEN, WAN
 
 _WAN_SMALL = {
@@ -29,6 +31,13 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 """Every level of the published networks, and widths small enough for a test."""
+
+CONFIGS: dict[str, type] = {
+    WAN: AutoencoderKLWanConfig,
+    QWEN: AutoencoderKLQwenImageConfig,
+    COGVIDEOX: AutoencoderKLCogVideoXConfig,
+}
+"""The class of each network's configuration."""
 
 
 def clip_twins(network: str, dtype: torch.dtype = torch.float32, **fields: Any) -> tuple[Any, Any]:

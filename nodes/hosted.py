@@ -20,6 +20,7 @@ from ..vae_core.checkpoint import Checkpoint, assign, open_state_dict
 from ..vae_core.errors import BudgetError
 from ..vae_core.execution import Direction, How
 from ..vae_core.models import build
+from ..vae_core.nets.weights import weight_bytes
 from ..vae_core.plan import COSTS
 from ..vae_core.report import joined
 from ..vae_core.spec import Spec
@@ -59,8 +60,7 @@ class Hosted:
 
     @property
     def weight_bytes(self) -> int:
-        net = self.vae.net
-        return sum(t.numel() * t.element_size() for t in (*net.parameters(), *net.buffers()))
+        return weight_bytes(self.vae.net)
 
     @contextmanager
     def bound(self) -> Iterator[VAE]:

@@ -35,6 +35,7 @@ from .nets.layouts import innermost
 from .nets.memory import Memory, shared
 from .nets.passes import Carry, Field, Op
 from .nets.trace import Trace, trace
+from .nets.weights import weight_bytes
 from .plan import COSTS, Budget, Case, Plan, Planner, Tilings
 from .report import Report
 from .schedule import Held, Home, Steps
@@ -98,7 +99,7 @@ class Half:
     @cached_property
     def weight_bytes(self) -> int:
         """Of the whole network: both halves lie on the device."""
-        return sum(t.numel() * t.element_size() for t in (*self.net.parameters(), *self.net.buffers()))
+        return weight_bytes(self.net)
 
     def trace(self, shape: Sequence[int], past: Mapping[Op, int] | None = None, *, keeps: bool = True) -> Trace:
         """Of an input of this shape; of a clip's chunk with the causal cache that it finds, in frames."""

@@ -144,6 +144,8 @@ class Conv2d(Undrawn, nn.Conv2d, Filtered):
 
     def _missing(self, shape: Shape) -> Pads:
         """The zeros around a whole input: of its padding, what the stride comes to."""
+        if self.stride == (1, 1):
+            return (self.pads, self.pads)
         region = tuple(Span(0, n) for n in self.out_shape(shape)[2:])
         return Place(region, tuple(self.window(axis, region, shape[2:]) for axis in range(len(region)))).missing
 
@@ -316,12 +318,13 @@ class GroupNorm(Undrawn, nn.GroupNorm, Op):
     def of(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() or not group_norm_falls_short(x):
             return self(x)
-        means, variances = zip(*map(channel_statistics, x.split(1)), strict=True)
+        images = [x] if len(x) == 1 else x.split(1)
+        means, variances = zip(*map(channel_statistics, images), strict=True)
         normalise = self._normalising(stacked(means), stacked(variances), x.dtype)
         if len(x) == 1:
             return normalise(x, 0)
         made = torch.empty_like(x)
-        for i, image in enumerate(x.split(1)):
+        for i, image in enumerate(images):
             made[i : i + 1].copy_(normalise(image, i))
         return made
 

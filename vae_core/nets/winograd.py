@@ -97,11 +97,12 @@ def gains(weight: Tensor) -> bool:
 
     That is measured on CPUs with Intel's MKL only, and computed in float32.
     """
+    if weight.device.type != "cpu":
+        return False
     o, i, *taps, h, w = weight.shape
     return (
         h == w == 3
         and min(prod(taps) * i, 2 * o) >= DEPTH
-        and weight.device.type == "cpu"
         and convolving_dtype(weight) == torch.float32
         and torch.backends.mkl.is_available()
     )

@@ -167,23 +167,22 @@ def plot(found: Sequence[Row], path: Path) -> None:
     from matplotlib import pyplot
 
     groups = list(dict.fromkeys(f"{row.case} {row.dtype}" for row in found))
-    figure, axes = pyplot.subplots(figsize=(9, 0.5 + 0.9 * len(groups)))
-    for i, group in enumerate(groups):
+    colours = {side: f"C{i}" for i, side in enumerate(dict.fromkeys(row.side for row in found))}
+    figure, axes = pyplot.subplots(figsize=(9, 0.8 + 0.13 * (len(found) + len(groups))))
+    ticks, y = [], 0
+    for group in groups:
         mine = [row for row in found if f"{row.case} {row.dtype}" == group]
-        height = 0.8 / len(mine)
-        for j, row in enumerate(mine):
+        ticks.append(y + (len(mine) - 1) / 2)
+        for row in mine:
             done = math.isfinite(row.ratio)
-            axes.barh(
-                i + j * height,
-                row.ratio if done else 0,
-                height,
-                color=f"C{list(dict.fromkeys(r.side for r in found)).index(row.side)}",
-            )
             took = f"{row.median_s:.2f} s" if done else "out of memory"
-            axes.text(row.ratio if done else 0, i + j * height, f" {row.side}: {took}", va="center", fontsize=6)
-    axes.set_yticks([i + 0.4 for i in range(len(groups))], groups, fontsize=7)
+            axes.barh(y, row.ratio if done else 0, 0.9, color=colours[row.side])
+            axes.text(row.ratio if done else 0, y, f" {row.side}: {took}", va="center", fontsize=6)
+            y += 1
+        y += 1  # a gap
+    axes.set_yticks(ticks, groups, fontsize=7)
     axes.invert_yaxis()
-    axes.margins(x=0.2)
+    axes.margins(x=0.2, y=0.01)
     axes.set_xlabel("time, relative to vae_core untiled (less is better)")
     figure.tight_layout()
     figure.savefig(path, dpi=120)

@@ -86,7 +86,7 @@ def test_any_memory_gives_the_same_clip(network: str, latents: int, rungs: set[s
             assert report is not None and report.plan.device_bytes <= limit
             assert relative_error(made, expected) <= EXACT[torch.float32]
             seen.add(report.plan.rung)
-            limit = limit * 9 // 10
+            limit = limit * 5 // 6
     assert rungs <= seen
 
 
@@ -300,7 +300,7 @@ with open_sink(folder + "/clip.npy", fps=16) as sink:
 @pytest.mark.parametrize("network", [WAN, COGVIDEOX])
 def test_killed_and_taken_up_again(tmp_path: Path, network: str, kills: int) -> None:
     """SIGKILL at some moment after another chunk is finished, again and again: the same file as of an undisturbed run."""
-    vae, z = clip_vae(network), random_latents(6 * kills + 15, 3, 4)
+    vae, z = clip_vae(network), random_latents(6 * kills + 4, 3, 4)
     vae.net.save_pretrained(tmp_path / "vae")
     save_file({"z": z}, tmp_path / "z.safetensors")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -67,7 +67,8 @@ def traces(clip: Clip, half_of: HalfOf) -> list[Trace]:
 
 def hardest(made: Sequence[Trace]) -> int:
     """The chunk that needs most memory when it is run at once, its causal cache included."""
-    needs = {id(trace): whole_bytes(trace, itemsize=1) for trace in made}
+    distinct = {id(trace): trace for trace in made}
+    needs = {number: whole_bytes(trace, itemsize=1) for number, trace in distinct.items()}
     return max(range(len(made)), key=lambda i: (needs[id(made[i])], i))
 
 

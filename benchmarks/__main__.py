@@ -38,6 +38,7 @@ class Row:
     case: str
     side: str
     dtype: str
+    """Of each side's own choice, "default: " and what that is."""
     device: str
     threads: int
     runs: int
@@ -53,6 +54,11 @@ class Row:
     machine: str
     torch: str
     commit: str
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """What is compared: a case in a dtype that was asked for."""
+        return self.case, self.dtype.partition(":")[0]
 
 
 class Side:
@@ -106,11 +112,12 @@ def rows(case: Case, dtype: str, options: argparse.Namespace, workers: Sequence[
     made = []
     for i, side in enumerate(workers):
         seconds, ratios = [r[i]["seconds"] for r in rounds], [r[i]["seconds"] / r[0]["seconds"] for r in rounds]
+        about = side.ask("about")
         made.append(
             Row(
                 case.name,
                 side.name,
-                dtype,
+                f"{dtype}: {about['dtype']}" if dtype == sides.DEFAULT else dtype,
                 options.device,
                 options.threads,
                 options.runs,
@@ -122,7 +129,7 @@ def rows(case: Case, dtype: str, options: argparse.Namespace, workers: Sequence[
                 round(counted[i] / 1e9, 3),
                 side.ask("error")["error"] if side.name in sides.TILED and not options.scaling else None,
                 machine(),
-                side.ask("torch")["torch"],
+                about["torch"],
                 commit(),
             )
         )
@@ -139,7 +146,7 @@ def kept(table: Path, but: Set[tuple[str, str]]) -> list[Row]:
             Row(**{name: of[name](text) if text else None for name, text in row.items()})
             for row in csv.DictReader(file)
         ]
-    return [row for row in rows if (row.case, row.dtype) not in but]
+    return [row for row in rows if row.group not in but]
 
 
 def machine() -> str:
@@ -166,12 +173,12 @@ def plot(found: Sequence[Row], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    groups = list(dict.fromkeys(f"{row.case} {row.dtype}" for row in found))
+    groups = list(dict.fromkeys(row.group for row in found))
     colours = {side: f"C{i}" for i, side in enumerate(dict.fromkeys(row.side for row in found))}
     figure, axes = pyplot.subplots(figsize=(9, 0.8 + 0.13 * (len(found) + len(groups))))
     ticks, y = [], 0
     for group in groups:
-        mine = [row for row in found if f"{row.case} {row.dtype}" == group]
+        mine = [row for row in found if row.group == group]
         ticks.append(y + (len(mine) - 1) / 2)
         for row in mine:
             done = math.isfinite(row.ratio)
@@ -180,7 +187,7 @@ def plot(found: Sequence[Row], path: Path) -> None:
             axes.text(row.ratio if done else 0, y, f" {row.side}: {took}", va="center", fontsize=6)
             y += 1
         y += 1  # a gap
-    axes.set_yticks(ticks, groups, fontsize=7)
+    axes.set_yticks(ticks, map(" ".join, groups), fontsize=7)
     axes.invert_yaxis()
     axes.margins(x=0.2, y=0.01)
     axes.set_xlabel("time, relative to vae_core untiled (less is better)")
@@ -203,7 +210,10 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name holds this text")
     parser.add_argument("--sides", nargs="+", help="only these")
     parser.add_argument(
-        "--dtypes", nargs="+", help="default: float32 and bfloat16; with --quick what the device is quick in"
+        "--dtypes",
+        nargs="+",
+        help='float32, bfloat16, float16, or "default" for what each side chooses itself; '
+        "without: float32 and bfloat16, with --quick what the device is quick in",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -234,7 +244,8 @@ def main() -> None:
                     found.append(row)
                     writer.writerow(asdict(row))
                     took = f"{row.median_s:8.3f} s  ×{row.ratio:.3f}"
-                    print(f"{row.case:28} {row.dtype:9} {row.side:26} {took}", flush=True)
+                    error = "" if row.largest_error is None else f"  {row.largest_error:.1e} off untiled at most"
+                    print(f"{row.case:28} {row.dtype:9} {row.side:26} {took}{error}", flush=True)
                 file.flush()
             for worker in workers.values():
                 worker.end()

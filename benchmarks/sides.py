@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vae_core import VAE
 from vae_core.checkpoint import comfyui_names
+from vae_core.device import default_dtype
 from vae_core.models import CLASSES
 from vae_core.spec import TINY, VARIANTS, Spec
 
@@ -26,6 +27,8 @@ OURS = {
     "vae_core, tiles of 256": {"tile": 256},
     "vae_core, blended tiles": {"mode": "blend", "tile": 256},
 }
+DEFAULT = "default"
+"""In place of a dtype: each side's own choice."""
 COMPILED = "vae_core, torch.compile"
 """Of pictures, untiled; only where `--sides` names it, as compiling takes a minute."""
 DIFFUSERS = ("diffusers", "diffusers channels_last", "diffusers, tiled")
@@ -57,11 +60,10 @@ def of(case: Case) -> tuple[str, ...]:
     return names
 
 
-def weights(case: Case, dtype: torch.dtype) -> tuple[Any, Mapping[str, Tensor]]:
-    """Our network, and its random weights in diffusers' names: the same for every side."""
+def network(case: Case) -> Any:
+    """Ours with random weights, the same for every side, in float32."""
     torch.manual_seed(0)
-    net = CLASSES[case.network](**VARIANTS[case.variant].config).to(dtype).eval()
-    return net, net.state_dict()
+    return CLASSES[case.network](**VARIANTS[case.variant].config).eval()
 
 
 class Ready(NamedTuple):
@@ -70,20 +72,25 @@ class Ready(NamedTuple):
     run: Run
     plain: Run
     """The same without tiles."""
+    dtype: torch.dtype
+    """In which it computes."""
     shape: tuple[int, ...]
     """Of the input."""
 
 
-def build(side: str, case: Case, dtype: torch.dtype, device: torch.device) -> Ready:
-    net, state = weights(case, dtype)
-    shape = case.shape(Spec.of(VARIANTS[case.variant], net.config), net.latents_of(case.frames) if net.clip else 1)
-    if side == COMPILED:
-        return Ready(*_compiled(net.to(device), case), shape)
-    if side in OURS:
-        return Ready(*_ours(net.to(device), case, OURS[side]), shape)
+def build(side: str, case: Case, dtype: torch.dtype | None, device: torch.device) -> Ready:
+    """`dtype` None: what the side chooses itself for this device, diffusers float32 as its weights are."""
+    net = network(case)
+    spec = Spec.of(VARIANTS[case.variant], net.config)
+    shape = case.shape(spec, net.latents_of(case.frames) if net.clip else 1)
+    if side in COMFYUI:
+        return Ready(*_comfyui(side, net, case, dtype, device), shape)
     if side in DIFFUSERS:
-        return Ready(*_diffusers(side, state, case, dtype, device), shape)
-    return Ready(*_comfyui(side, net, case, dtype, device), shape)
+        dtype = dtype or torch.float32
+        return Ready(*_diffusers(side, net.state_dict(), case, dtype, device), dtype, shape)
+    dtype = dtype or default_dtype(device, spec, case.direction)
+    net = net.to(device, dtype)
+    return Ready(*(_compiled(net, case) if side == COMPILED else _ours(net, case, OURS[side])), dtype, shape)
 
 
 def _ours(net: Any, case: Case, how: Mapping[str, Any]) -> tuple[Run, Run]:
@@ -146,9 +153,11 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=formats[x.ndim]) if x.ndim in formats else x
 
 
-def _comfyui(side: str, net: Any, case: Case, dtype: torch.dtype, device: torch.device) -> tuple[Run, Run]:
-    flags = {torch.float32: "--fp32-vae", torch.float16: "--fp16-vae", torch.bfloat16: "--bf16-vae"}
-    sys.argv = [sys.argv[0], flags[dtype], *(["--cpu"] if device.type == "cpu" else [])]
+def _comfyui(
+    side: str, net: Any, case: Case, dtype: torch.dtype | None, device: torch.device
+) -> tuple[Run, Run, torch.dtype]:
+    flags = {torch.float32: ["--fp32-vae"], torch.float16: ["--fp16-vae"], torch.bfloat16: ["--bf16-vae"], None: []}
+    sys.argv = [sys.argv[0], *flags[dtype], *(["--cpu"] if device.type == "cpu" else [])]
     sys.path.insert(0, os.environ["COMFYUI_PATH"])
     import comfy.options  # pyright: ignore[reportMissingImports]
 
@@ -171,4 +180,4 @@ def _comfyui(side: str, net: Any, case: Case, dtype: torch.dtype, device: torch.
             return vae.decode_tiled(x, tile_x=cells, tile_y=cells, overlap=cells // 4)
         return vae.encode_tiled(image(x), tile_x=TILE_PX, tile_y=TILE_PX, overlap=TILE_PX // 4)
 
-    return tiled if "tiled" in side else plain, plain
+    return tiled if "tiled" in side else plain, plain, vae.vae_dtype

@@ -132,13 +132,14 @@ def save_sdxl(file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=int, default=7, help="counted runs of each side")
+    parser.add_argument("--only", nargs="+", choices=[*SIDES], default=[*SIDES], help="one of the two")
     parser.add_argument("--cold", action="store_true", help="count the first round too, whatever the system has cached")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS / "startup.csv")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "sdxl_vae.safetensors"
         save_sdxl(file)
-        found = [row for what in SIDES for row in rows(what, options.runs, file, cold=options.cold)]
+        found = [row for what in options.only for row in rows(what, options.runs, file, cold=options.cold)]
     with options.output.open("w", newline="") as table:
         writer = csv.DictWriter(table, [*Row.__dataclass_fields__], lineterminator="\n")
         writer.writeheader()

@@ -23,7 +23,8 @@ from .cases import Case
 def main() -> None:
     asked = json.loads(sys.argv[1])
     torch.set_num_threads(asked["threads"])
-    worker = Worker(asked["side"], getattr(torch, asked["dtype"]), torch.device(asked["device"]))
+    dtype = None if asked["dtype"] == sides.DEFAULT else getattr(torch, asked["dtype"])
+    worker = Worker(asked["side"], dtype, torch.device(asked["device"]))
     for line in sys.stdin:
         with torch.inference_mode():
             print(json.dumps(getattr(worker, line.split()[0])(*json.loads(line.partition(" ")[2] or "[]"))), flush=True)
@@ -32,7 +33,7 @@ def main() -> None:
 class Worker:
     """What a line asks for: the name of a method, and its arguments as a list in JSON. Each answers with a dictionary."""
 
-    def __init__(self, side: str, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, side: str, dtype: torch.dtype | None, device: torch.device) -> None:
         self.side, self.dtype, self.device = side, dtype, device
         self.ready: Any = None
         self.x: Any = None
@@ -59,8 +60,8 @@ class Worker:
     def error(self) -> dict[str, Any]:
         return {"error": _largest_difference(self.ready, self.x)}
 
-    def torch(self) -> dict[str, Any]:
-        return {"torch": torch.__version__}
+    def about(self) -> dict[str, Any]:
+        return {"torch": torch.__version__, "dtype": str(self.ready.dtype).removeprefix("torch.")}
 
 
 def _timed(run: sides.Run, x: torch.Tensor, device: torch.device) -> dict[str, float]:

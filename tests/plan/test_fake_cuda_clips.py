@@ -88,7 +88,7 @@ def theirs(name: str, direction: Direction, width: int, height: int, frames: int
 @pytest.mark.parametrize(
     ("name", "clips"),
     [
-        ("cogvideox-5b", (7, 9)),
+        ("wan21", (3, 5)),
         *(pytest.param(name, (9, 33, 129), marks=pytest.mark.slow) for name in NAMES),
     ],
 )

@@ -127,7 +127,7 @@ def test_a_tile_that_is_asked_for_is_the_only_one() -> None:
     assert chosen.tile == (48, 48) and all(rung.tile == (48, 48) for rung in chosen.rungs)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.integers(1, 300), st.integers(1, 30), st.integers(1, 30), st.integers(50_000, 5_000_000))
 def test_tiles_partition_every_field(edge: int, h: int, w: int, limit: int) -> None:
     """Each pass's tiles cover its output once; their kinds count them all; edges are aligned."""

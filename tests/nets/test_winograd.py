@@ -145,6 +145,31 @@ def test_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert half.filters
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "depths"),
+    [
+        ({}, (128, 128)),
+        ({"avx512_f": True, "avx512_bf16": False}, (256, 512)),
+        ({"avx512_f": True, "avx512_bf16": True}, (128, 128)),
+    ],
+    ids=["AVX2", "Ice Lake", "Sapphire Rapids"],
+)
+def test_the_least_width_depends_on_the_cpu(
+    capabilities: dict[str, bool], depths: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    for filters, depth in zip((wide_enough, wide_enough_upsampled), depths, strict=True):
+        assert filters(depth) and not filters(depth // 2)
+
+
+def wide_enough(channels: int) -> bool:
+    return Conv2d(channels, channels, 3, pads=(1, 1)).filters
+
+
+def wide_enough_upsampled(channels: int) -> bool:
+    return UpsampleConv2d(channels, channels).filters
+
+
 def test_a_plain_call_convolves_and_can_be_differentiated() -> None:
     layer, x = Conv2d(128, 128, 3, pads=(1, 1)), torch.randn(1, 128, 4, 4, requires_grad=True)
     layer.of(x).sum().backward()

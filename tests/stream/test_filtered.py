@@ -105,7 +105,10 @@ def test_predicted_bytes(name: str, dtype: torch.dtype, direction: str, monkeypa
 @pytest.mark.parametrize("name", ["sdxl", "flux2"])
 @torch.inference_mode()
 def test_predicted_operations(name: str, direction: str) -> None:
-    """Torch does not count the fused attention of the CPU, so attention is left out on both sides."""
+    """Torch does not count the fused attention of the CPU, so attention is left out on both sides.
+
+    Of what torch counts, making kernels, the only plain products of matrices, is not the tiles', and so not the plan's.
+    """
     net = tiny_net(name)
     for module in net.modules():
         if isinstance(getattr(module, "attentions", None), torch.nn.ModuleList):
@@ -115,4 +118,5 @@ def test_predicted_operations(name: str, direction: str) -> None:
         for tile in TILES:
             with FlopCounterMode(display=False) as counter:
                 _, report = run(half_of(net, direction), x, tile)
-            assert report.plan.operations == counter.get_total_flops()
+            kernels = counter.get_flop_counts()["Global"][torch.ops.aten.mm]
+            assert kernels > 0 and report.plan.operations == counter.get_total_flops() - kernels

@@ -25,7 +25,7 @@ class Filtered(Op):
     @property
     def filters(self) -> bool:
         """A run computes it so."""
-        return winograd.gains(self.weight)
+        return winograd.gains(self.weight, self.filtering)
 
     @property
     def strided(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 
 import torch
@@ -32,6 +32,9 @@ Pads = tuple[tuple[int, int], ...]
 
 DEPTH = 128
 """Input channels times frames of the kernel, at least: with fewer, combining cells outweighs the multiplications saved."""
+
+FAST_DEPTH, FAST_UPSAMPLING_DEPTH = 256, 512
+"""The same where plain convolutions come near to what the CPU can do, as on an Ice Lake Xeon: with AVX-512, before AVX512-BF16."""
 
 PART_ELEMENTS, MOST_THREADS = 2**15, 8
 """What is computed at a time, so that it stays in the cache: matrices of so many elements for each thread, for no more threads
@@ -61,12 +64,14 @@ class Filtering:
         """Input cells from one pair of outputs to the next; two more belong to each."""
         return 1 if self.upsamples else 2
 
-    def kernel(self, g: Sequence[Tensor]) -> list[Tensor]:
-        """What the combined cells are multiplied by, of the kernel's three elements."""
-        outer = g[0] + g[2]
+    @cached_property
+    def kernel_weights(self) -> Tensor:
+        """`(u v) 9`: what each product of both axes multiplies its cells by, as a sum of the nine elements of a kernel."""
         if self.upsamples:
-            return [g[0], outer.add_(g[1]), g[2]]
-        return [g[0], (outer + g[1]).mul_(0.5), (outer - g[1]).mul_(0.5), g[2]]
+            axis = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 1.0]])
+        else:
+            axis = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]])
+        return torch.kron(axis, axis)
 
     def combine(self, d: Sequence[Tensor], out: Sequence[Tensor]) -> None:
         """The cells, into `out`."""
@@ -92,7 +97,7 @@ class Filtering:
 PLAIN, UPSAMPLING = Filtering(False), Filtering(True)
 
 
-def gains(weight: Tensor) -> bool:
+def gains(weight: Tensor, how: Filtering) -> bool:
     """Whether a convolution of stride 1 by a kernel `o i (t) h w` is faster so (benchmarks/README.md).
 
     That is measured on CPUs with Intel's MKL only, and computed in float32.
@@ -102,10 +107,18 @@ def gains(weight: Tensor) -> bool:
     o, i, *taps, h, w = weight.shape
     return (
         h == w == 3
-        and min(prod(taps) * i, 2 * o) >= DEPTH
+        and min(prod(taps) * i, 2 * o) >= least_depth(how)
         and convolving_dtype(weight) == torch.float32
         and torch.backends.mkl.is_available()
     )
+
+
+def least_depth(how: Filtering) -> int:
+    """Of the CPU at hand, as torch sees it; torch before 2.6 tells nothing of it."""
+    has = getattr(torch.cpu, "get_capabilities", dict)()
+    if not has.get("avx512_f") or has.get("avx512_bf16"):
+        return DEPTH
+    return FAST_UPSAMPLING_DEPTH if how.upsamples else FAST_DEPTH
 
 
 def kernel_elements(weight: Tensor, how: Filtering) -> int:
@@ -115,8 +128,8 @@ def kernel_elements(weight: Tensor, how: Filtering) -> int:
 
 def preparing_elements(weight: Tensor, how: Filtering) -> int:
     """At most alive while a Filter makes its kernel, itself included."""
-    copy = 0 if weight.dtype == torch.float32 else weight.numel()
-    return kernel_elements(weight, how) + copy + weight.numel() // 9 * (3 * (how.products - 2) + how.products)
+    copy = 0 if weight.dtype == torch.float32 and weight.is_contiguous() else weight.numel()
+    return kernel_elements(weight, how) + copy + 2 * 9 * how.products**2
 
 
 def operations(i: int, taps: int, made: Shape, how: Filtering) -> int:
@@ -160,7 +173,7 @@ class Filter:
 
     def __init__(self, weight: Tensor, bias: Tensor | None, how: Filtering):
         self.how = how
-        self.kernel = _transformed(weight.float(), how)
+        self.kernel = _transformed(weight, how)
         self.bias = None if bias is None else bias.float()
 
     def __call__(self, x: Tensor, pads: Pads, before: Sequence[Tensor | None] = (), head: Head | None = None) -> Tensor:
@@ -196,16 +209,14 @@ class Filter:
 
 def _transformed(weight: Tensor, how: Filtering) -> Tensor:
     """A kernel `o i (t) 3 3` → `t (u v) i o`, u and v the products of both axes."""
-    n = how.products
+    weights = how.kernel_weights
+    weight = weight.to(weights.dtype, memory_format=torch.contiguous_format).contiguous()
     taps = weight.unsqueeze(2) if weight.ndim == 4 else weight
     o, i, t, *_ = taps.shape
-    made = weight.new_empty(t, n, n, o, i)
-    g = taps.permute(3, 4, 2, 0, 1)
-    columns = [how.kernel(g[:, v].unbind()) for v in range(3)]
-    for u in range(n):
-        for v, plane in enumerate(how.kernel([column[u] for column in columns])):
-            made[:, u, v] = plane
-    return made.flatten(1, 2).transpose(2, 3)
+    made = weight.new_empty(t, len(weights), o, i)
+    for planes, tap in zip(made, taps.unbind(2), strict=True):
+        torch.mm(weights, tap.view(o * i, 9).T, out=planes.view(-1, o * i))
+    return made.transpose(2, 3)
 
 
 class _Part:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from math import prod
 
 import torch
@@ -64,7 +64,7 @@ class Filtering:
         """Input cells from one pair of outputs to the next; two more belong to each."""
         return 1 if self.upsamples else 2
 
-    @cached_property
+    @property
     def kernel_weights(self) -> Tensor:
         """`(u v) 9`: what each product of both axes multiplies its cells by, as a sum of the nine elements of a kernel."""
         if self.upsamples:

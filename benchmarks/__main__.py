@@ -16,7 +16,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -136,17 +136,34 @@ def rows(case: Case, dtype: str, options: argparse.Namespace, workers: Sequence[
     return made
 
 
-def kept(table: Path, but: Set[tuple[str, str]]) -> list[Row]:
-    """The rows of an earlier table, `but` those of some cases and dtypes."""
+def earlier(table: Path) -> list[Row]:
+    """The rows of a table that was written before."""
     if not table.exists():
         return []
     of = {name: float if name == "largest_error" else typed for name, typed in get_type_hints(Row).items()}
     with table.open(newline="") as file:
-        rows = [
+        return [
             Row(**{name: of[name](text) if text else None for name, text in row.items()})
             for row in csv.DictReader(file)
         ]
-    return [row for row in rows if row.group not in but]
+
+
+def updated(found: Sequence[Row], made: Sequence[Row]) -> list[Row]:
+    """The rows with those of one group that were made anew, in the place of the group's old ones."""
+    groups = [row.group for row in found]
+    at = groups.index(made[0].group) if made[0].group in groups else len(found)
+    others = [row for row in found if row.group != made[0].group]
+    return [*others[:at], *made, *others[at:]]
+
+
+def save(found: Sequence[Row], table: Path) -> None:
+    """Writes all of a table, or leaves the old one as it is."""
+    beside = table.with_name(f"{table.name}.part")
+    with beside.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*Row.__dataclass_fields__])
+        writer.writeheader()
+        writer.writerows(map(asdict, found))
+    beside.replace(table)
 
 
 def machine() -> str:
@@ -230,25 +247,21 @@ def main() -> None:
         options.output or RESULTS / f"speed{'_quick' if options.quick else '_scaling' if options.scaling else ''}.csv"
     )
     chosen = [case for case in cases if options.only in case.name]
-    found = kept(output, {(case.name, dtype) for case in chosen for dtype in options.dtypes}) if options.update else []
-    with output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*Row.__dataclass_fields__])
-        writer.writeheader()
-        writer.writerows(map(asdict, found))
-        for dtype in options.dtypes:
-            workers: dict[str, Side] = {}
-            for case in chosen:
-                for name in names_of(case, options):
-                    workers[name] = workers.get(name) or Side(name, options, dtype)
-                for row in rows(case, dtype, options, [workers[name] for name in names_of(case, options)]):
-                    found.append(row)
-                    writer.writerow(asdict(row))
-                    took = f"{row.median_s:8.3f} s  ×{row.ratio:.3f}"
-                    error = "" if row.largest_error is None else f"  {row.largest_error:.1e} off untiled at most"
-                    print(f"{row.case:28} {row.dtype:9} {row.side:26} {took}{error}", flush=True)
-                file.flush()
-            for worker in workers.values():
-                worker.end()
+    found = earlier(output) if options.update else []
+    for dtype in options.dtypes:
+        workers: dict[str, Side] = {}
+        for case in chosen:
+            for name in names_of(case, options):
+                workers[name] = workers.get(name) or Side(name, options, dtype)
+            made = rows(case, dtype, options, [workers[name] for name in names_of(case, options)])
+            found = updated(found, made)
+            save(found, output)
+            for row in made:
+                took = f"{row.median_s:8.3f} s  ×{row.ratio:.3f}"
+                error = "" if row.largest_error is None else f"  {row.largest_error:.1e} off untiled at most"
+                print(f"{row.case:28} {row.dtype:9} {row.side:26} {took}{error}", flush=True)
+        for side in workers.values():
+            side.end()
     if not options.no_plot:
         plot(found, output.with_suffix(".png"))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import kept
+from benchmarks.__main__ import Row, earlier, updated
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,9 +36,19 @@ def test_a_side_by_side_run(tmp_path: Path) -> None:
     assert all(float(row["median_s"]) > 0 and float(row["peak_mib"]) >= 0 for row in rows)
     assert float(rows[0]["ratio"]) == 1.0 and all(float(row["gflop"]) > 0 for row in rows)
 
-    again = kept(output, set())
+    again = earlier(output)
     assert [{name: "" if value is None else str(value) for name, value in asdict(row).items()} for row in again] == rows
-    assert kept(output, {(rows[0]["case"], "bfloat16")}) == again and kept(output, {(rows[0]["case"], "default")}) == []
+
+
+def test_rows_that_are_made_anew_take_the_place_of_the_old() -> None:
+    found = [row(case, dtype, 1.0) for case in ("a", "b", "c") for dtype in ("float32", "default: bfloat16")]
+    made = [row("b", "default: float32", 2.0), row("b", "default: float32", 3.0)]
+    assert updated(found, made) == [*found[:3], *made, *found[4:]]
+    assert updated(found, [row("d", "float32", 2.0)]) == [*found, row("d", "float32", 2.0)]
+
+
+def row(case: str, dtype: str, seconds: float) -> Row:
+    return Row(case, "vae_core", dtype, "cpu", 2, 1, seconds, seconds, seconds, 1.0, 1.0, 1.0, None, "", "", "")
 
 
 def startup_rows(what: str, output: Path) -> list[dict[str, str]]:

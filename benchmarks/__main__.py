@@ -23,6 +23,8 @@ from typing import Any, get_type_hints
 
 import torch
 
+from vae_core.whole_files import whole
+
 from . import sides, worker
 from .cases import FULL, QUICK, SCALING, Case
 
@@ -158,12 +160,10 @@ def updated(found: Sequence[Row], made: Sequence[Row]) -> list[Row]:
 
 def save(found: Sequence[Row], table: Path) -> None:
     """Writes all of a table, or leaves the old one as it is."""
-    beside = table.with_name(f"{table.name}.part")
-    with beside.open("w", newline="") as file:
+    with whole(table, overwrite=True) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*Row.__dataclass_fields__])
         writer.writeheader()
         writer.writerows(map(asdict, found))
-    beside.replace(table)
 
 
 def machine() -> str:

@@ -1,4 +1,4 @@
-"""The command line keeps a memory limit at full size: of the embedded VAE, an eighth of what the whole run takes, or less."""
+"""The command line keeps a memory limit at full size: of the embedded VAE, less than a seventh of what the whole run takes."""
 
 from __future__ import annotations
 

@@ -60,6 +60,6 @@ FULL = {
 }
 """By the kind of device: sizes that keep it busy for a while."""
 
-QUICK = (*squares("sdxl", (256,)), *squares("taesd", (256,)), Case("wan21", "decode", 64, 64, 5))
+QUICK = (*squares("sdxl", (192,)), *squares("taesd", (256,)), Case("wan21", "decode", 64, 64, 5))
 SCALING = tuple(squares("sdxl", (256, 512, 1024, 2048), ("decode",)))
 """Over tiles of 512 px, whose time should grow as the pixels do."""

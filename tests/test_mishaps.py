@@ -254,7 +254,7 @@ def test_cancelling_at_every_tenth_tile(limit: str | None) -> None:
     vae.decode(z)
     assert vae.last_report is not None
     peak = vae.last_report.plan.device_bytes
-    how: dict[str, Any] = {None: {}, "on the device": {"tile": 48}, "in files": {"memory_limit": peak // 4}}[limit]
+    how: dict[str, Any] = {None: {}, "on the device": {"tile": 48}, "in files": {"memory_limit": peak // 3}}[limit]
     tiles: list[int] = []
     vae.decode(z, progress=lambda *_: tiles.append(1), **how)
     assert ("in files" in vae.last_report.plan.rung) is (limit == "in files")
@@ -299,7 +299,7 @@ def test_the_next_run_removes_what_a_killed_one_left(linger: bool, scratch: Path
     z = latents(vae, 16, 20)
     vae.decode(z)
     assert vae.last_report is not None
-    limit = vae.last_report.plan.device_bytes // 4
+    limit = vae.last_report.plan.device_bytes // 3
     script = KILLED.format(root=str(ROOT), linger=linger, limit=limit)
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import suppress
 from dataclasses import replace
 
@@ -22,8 +23,16 @@ ROOMY = replace(COSTS["cpu"], fresh_byte=0)
 """A machine on which new memory costs nothing, as on a GPU, so that nothing undercuts the whole run."""
 CASE = Case(TRACE, itemsize=4, weight_bytes=1000, costs=ROOMY)
 PLANNER = Planner(CASE)
-APART = Planner(replace(CASE, costs=COSTS["cuda"], apart=True, input_home="host"))
-"""The same where the device has a memory of its own."""
+APART = Planner(
+    replace(
+        CASE,
+        trace=trace(copy.deepcopy(NET).to("meta").decode_field, TRACE.shapes[0]),
+        costs=COSTS["cuda"],
+        apart=True,
+        input_home="host",
+    )
+)
+"""The same where the device has a memory of its own, and convolutions are not those of a CPU."""
 
 _TINY_NET = tiny_net("taesd")
 TINY = Planner(Case(trace(_TINY_NET.decode_field, (1, 4, 64, 48)), costs=COSTS["cpu"]))

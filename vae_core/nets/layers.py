@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..geometry import Region, Span, Window, convolution_window
+from . import onednn
 from .arithmetic import convolving_dtype
 from .filtered import Filtered
 from .layouts import dense, is_innermost, new_empty
@@ -114,6 +115,15 @@ class Conv2d(Undrawn, nn.Conv2d, Filtered):
 
     def filtered(self, x: Tensor, past: Tensor | None = None) -> Tensor:
         return self.filter()(x, (self.pads, self.pads))
+
+    @property
+    def adds(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.stride == (1, 1) and not self.filters and onednn.adds(self.weight)
+
+    def onto(self, there: Tensor, x: Tensor) -> Tensor:
+        weight = kernel(self.weight, x.dtype)
+        own, rest = split_pads((self.pads, self.pads))
+        return onednn.convolve_onto(there, pad(x, rest), weight, cast(self.bias, weight.dtype), self.stride, own)
 
     def _convolve(self, x: Tensor, missing: Pads, weight: Tensor, bias: Tensor | None) -> Tensor:
         own, rest = split_pads(missing)
@@ -306,6 +316,10 @@ def _without_halo(missing: tuple[int, int], factor: int) -> slice:
     return slice(None, -factor) if missing[0] else slice(factor, None)
 
 
+class Normalise(Protocol):
+    def __call__(self, x: Tensor, image: int, into: Tensor | None = None, /) -> Tensor: ...
+
+
 class GroupNorm(Undrawn, nn.GroupNorm, Op):
     """Group normalisation; its statistics are the whole Field's, whatever the tile."""
 
@@ -330,19 +344,31 @@ class GroupNorm(Undrawn, nn.GroupNorm, Op):
 
     def bind(self, source: Source) -> OnTile:
         normalise = self._normalising(*source.statistics(), source.dtype)
-        return lambda tile, place: normalise(tile.data, tile.image)
+        return lambda tile, place: normalise(tile.data, tile.image, tile.into)
 
-    def _normalising(self, mean: Tensor, var: Tensor, dtype: torch.dtype) -> Callable[[Tensor, int], Tensor]:
+    def _normalising(self, mean: Tensor, var: Tensor, dtype: torch.dtype) -> Normalise:
         """What normalises a tile, `1 c …` of `dtype`, of an image whose channels have this mean and variance, `b c` each."""
         mean, var = self._of_groups(mean, var)
         weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
         if mean.device.type != "cpu" or dtype != mean.dtype:
             # With its statistics known, it is a batch normalisation in evaluation mode: one read, one write, rounded once.
-            return lambda x, image: F.batch_norm(x, mean[image], var[image], weight, bias, training=False, eps=self.eps)
+            def normalise(x: Tensor, image: int, into: Tensor | None = None) -> Tensor:
+                if into is None:
+                    return F.batch_norm(x, mean[image], var[image], weight, bias, training=False, eps=self.eps)
+                nowhere = x.new_empty(0, dtype=mean.dtype)
+                torch.ops.aten.native_batch_norm.out(
+                    x, weight, bias, mean[image], var[image], False, 0.0, self.eps,
+                    out=into, save_mean=nowhere, save_invstd=nowhere,
+                )  # fmt: skip
+                return into
+
+            return normalise
         # The same, but quick on a strided tile too, where torch's CPU kernel takes four times as long.
         scale = weight * (var + self.eps).rsqrt()
         shift = bias - mean * scale
-        return lambda x, image: torch.addcmul(along_channels(shift[image], x), x, along_channels(scale[image], x))
+        return lambda x, image, into=None: torch.addcmul(
+            along_channels(shift[image], x), x, along_channels(scale[image], x), out=into
+        )
 
     @property
     def geometry(self) -> Hashable:
@@ -353,8 +379,9 @@ class GroupNorm(Undrawn, nn.GroupNorm, Op):
         return 16 * self.num_channels * max(element_bytes, 4)
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
-        # Where images are normalised one by one, one of them beside the result.
-        return prod(made[1:]) if made[0] > 1 else 0
+        # Where images are normalised one by one (group_norm_falls_short), one of them beside the result.
+        one_by_one = self.weight.device.type != "cpu" or self.weight.dtype == torch.float32
+        return prod(made[1:]) if made[0] > 1 and one_by_one else 0
 
     def _of_groups(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of each channel's group, `b c`, from those of each channel."""
@@ -445,6 +472,10 @@ class Plus(Op):
             return tile.data.add_(rest) if tile.owned else tile.data + rest
 
         return on_tile
+
+    @property
+    def added(self) -> Field | None:
+        return self.other if self.by is None else None
 
     def reads(self) -> tuple[Field, ...]:
         return (self.other,)

@@ -43,9 +43,14 @@ class Spares:
 
     def empty(self, shape: Shape, dtype: torch.dtype) -> Tensor:
         """An unwritten contiguous tensor on the CPU, in spare memory if there is any of that size."""
+        spare = self.take(shape, dtype)
+        return torch.empty(shape, dtype=dtype) if spare is None else spare
+
+    def take(self, shape: Shape, dtype: torch.dtype) -> Tensor | None:
+        """The same; None where there is no such memory."""
         storage = self._take(prod(shape) * dtype.itemsize)
         if storage is None:
-            return torch.empty(shape, dtype=dtype)
+            return None
         return cast(Any, torch.empty(0, dtype=dtype)).set_(storage, 0, shape)
 
     def _take(self, size: int) -> torch.UntypedStorage | None:

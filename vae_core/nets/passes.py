@@ -138,6 +138,8 @@ class Tile(NamedTuple):
     """Which image of the batch."""
     owned: bool
     """False while `data` is a view of a Field, which must not be written and need not be contiguous."""
+    into: Tensor | None = None
+    """Memory where the first operation may put what it makes of a tile that is not owned."""
 
 
 OnTile = Callable[[Tile, Place], Tensor]
@@ -185,6 +187,8 @@ class Op:
     """It reads its input part by part, and computes what comes before it then."""
     part_elements: int = 0
     """Of the largest such part."""
+    adds: bool = False
+    """`onto` takes no more memory than `of` without its result, where all is of the weights' dtype."""
     reach: int = 0
     """How many frames before its input's first it reads: in a clip, those that entered it in the chunk before."""
 
@@ -195,6 +199,10 @@ class Op:
     def over(self, x: Tensor) -> Tensor:
         """The same where `x` is ours to overwrite."""
         return self.of(x)
+
+    def onto(self, there: Tensor, x: Tensor) -> Tensor:
+        """The same, added to `there`, which is ours to overwrite."""
+        return there.add_(self.of(x))
 
     def of_after(self, x: Tensor, past: Tensor | None) -> Tensor:
         """The same after the frames `past`, for an operation that looks back."""
@@ -219,6 +227,11 @@ class Op:
     def reads(self) -> tuple[Field, ...]:
         """Other Fields that it reads, at its output region."""
         return ()
+
+    @property
+    def added(self) -> Field | None:
+        """The Field of which it adds each element to one of its input, and does no more."""
+        return None
 
     def reads_all(self) -> tuple[Field, ...]:
         """Other Fields that it needs whole, on the device."""
@@ -351,6 +364,12 @@ class Chain:
         """How many operations it begins with that the next one computes part by part: what they make is nowhere as a whole."""
         count = next((i for i, op in enumerate(self.ops) if not op.fuses), 0)
         return count if count and self.ops[count].reads_parts else 0
+
+    @cached_property
+    def adding(self) -> int | None:
+        """The number of the operation that can add its result to the Field that the next one adds."""
+        pairs = zip(self.ops, self.ops[1:], strict=False)
+        return next((i for i, (op, then) in enumerate(pairs) if op.adds and then.added is not None), None)
 
     def kept(self, element_bytes: int) -> int:
         """Bytes that its operations hold for the whole pass."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import product, takewhile
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from ..geometry import Span, Window, span_kinds
 from ..nets import bands
-from ..nets.passes import Place
+from ..nets.passes import Field, Place
 from ..nets.statistics import GATHERED
-from ..nets.trace import Cached, Trace, TracedPass
+from ..nets.trace import Cached, Trace, TracedPass, field_index
 from ..schedule import HOMES, Home
 
 
@@ -195,11 +195,18 @@ class Tiling:
     def _vectors(self) -> int:
         return (vector_bytes(1) * self.p.stages[0][1] + vector_bytes(self.tiles) * self.p.shape[1]) * self.images
 
-    def whole_need(self, itemsize: int) -> int:
-        """Bytes of a pass of the whole run: one tile, and its output becomes a Field as it is."""
-        chain = self.p.chain
-        here = [Reading(False, itemsize)] * len(self.kinds[0].parts)
-        tile = self._computing(self.kinds[0], Reading(False, itemsize), here, itemsize)
+    def whole_need(self, itemsize: int, *, onto: bool = False) -> int:
+        """Bytes of a pass of the whole run: one tile, and its output becomes a Field as it is.
+
+        `onto`: one operation adds what it makes to a Field, and the next one has nothing left to do.
+        """
+        chain, kind = self.p.chain, self.kinds[0]
+        if onto:
+            adding = cast(int, chain.adding)
+            stages = [s._replace(made=0) if adding <= i <= adding + 1 else s for i, s in enumerate(kind.stages)]
+            kind = kind._replace(stages=tuple(stages))
+        here = [Reading(False, itemsize)] * len(kind.parts)
+        tile = self._computing(kind, Reading(False, itemsize), here, itemsize)
         kept = self._kept(itemsize)
         if chain.fused:
             # Statistics are taken of a copy of a part, while there is spare memory for what is made.
@@ -289,6 +296,14 @@ def caches_during(trace: Trace, homes: Sequence[Home], passes: range, *, consume
     return at
 
 
+def added_onto(p: TracedPass, i: int, last: Sequence[int]) -> int | None:
+    """The Field to which pass `i` of a whole run adds its result, which so takes over its memory."""
+    if p.chain.adding is None:
+        return None
+    added = field_index(cast(Field, p.chain.ops[p.chain.adding + 1].added))
+    return added if added not in (0, p.enters) and last[added] == i else None
+
+
 def whole_bytes(trace: Trace, itemsize: int) -> int:
     """Peak of a run over plain tensors, without the input."""
     return max(whole_peaks(trace, itemsize))
@@ -301,9 +316,11 @@ def whole_peaks(trace: Trace, itemsize: int) -> list[int]:
     live: set[int] = set()
     peaks, known = [], {}
     for i, p in enumerate(trace.passes):
-        if p.kind not in known:
-            foreign = not p.chain.ops
-            known[p.kind] = 2 * sizes[p.makes] if foreign else Tiling(p, p.shape[2:], p.shape[0]).whole_need(itemsize)
-        peaks.append(sum(sizes[f] for f in live) + known[p.kind] + caches[i]["device"])
+        onto = added_onto(p, i, last) is not None
+        kind = p.kind, onto
+        if kind not in known:
+            tiling = Tiling(p, p.shape[2:], p.shape[0]) if p.chain.ops else None  # a foreign function
+            known[kind] = 2 * sizes[p.makes] if tiling is None else tiling.whole_need(itemsize, onto=onto)
+        peaks.append(sum(sizes[f] for f in live) + known[kind] + caches[i]["device"])
         live = {f for f in (*live, p.makes) if last[f] > i}
     return peaks

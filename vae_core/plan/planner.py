@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ..errors import BudgetError
 from ..nets.trace import Trace
 from ..schedule import Held, Home, Step, Steps
-from .footprint import whole_bytes, whole_peaks
+from .footprint import added_onto, whole_bytes, whole_peaks
 from .plan import Budget, Costs, Plan, Rung, readable, table
 from .search import CALLERS, Found, Live, State, Streamable, frees
 from .tilings import Tilings
@@ -390,12 +390,14 @@ def plan_blend(
 
 
 def whole_steps(trace: Trace, spare_bytes: Sequence[int]) -> Steps:
-    """Every pass in one piece; each Field is let go after its last use."""
+    """Every pass in one piece; each Field is let go after its last use, or overwritten by what is added to it."""
     last = trace.last_use()
-    return tuple(
-        Step(p.shape[2:], p.operations, str(p.chain), frees=frees(p, i, last), spare_bytes=spare)
-        for i, (p, spare) in enumerate(zip(trace.passes, spare_bytes, strict=True))
-    )
+    steps = []
+    for i, (p, spare) in enumerate(zip(trace.passes, spare_bytes, strict=True)):
+        dying, onto = frees(p, i, last), added_onto(p, i, last)
+        left = tuple(field for field in dying if field != onto)
+        steps.append(Step(p.shape[2:], p.operations, str(p.chain), overwrites=onto, frees=left, spare_bytes=spare))
+    return tuple(steps)
 
 
 def _batch(trace: Trace, images: int) -> Trace:

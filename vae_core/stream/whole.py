@@ -53,25 +53,34 @@ class _AfterPass:
         """Of the pass under way."""
         return self.steps[len(self.fields) - 1]
 
+    def _taken_out(self, index: int) -> Whole:
+        field, self.fields[index] = self.fields[index], None
+        assert field is not None, "the plan frees a Field twice"
+        return field
+
+    def may_overwrite(self, x: Tensor) -> bool:
+        """Whether nothing lies where `x` does, but the Field that the plan has the pass under way overwrite."""
+        dying = self.step.overwrites
+        return dying is not None and not any(_share_memory(x, other) for other in self._alive(but=dying))
+
     def _spare(self, dead: Tensor) -> None:
         """Later passes may have its memory, unless something that may be read still lies there too."""
         if dead.device.type == "cpu" and not any(_share_memory(dead, other) for other in self._alive()):
             current().spares.add(dead)
 
-    def _alive(self) -> Iterator[Tensor]:
-        """What may be read still. An operation may return what it was given, and so a Field lie where another does."""
+    def _alive(self, but: int | None = None) -> Iterator[Tensor]:
+        """What may be read still, but for one Field. An operation may return what it was given: Fields may lie where others do."""
         yield self.entered
-        yield from (field.data for field in self.fields if field is not None)
+        yield from (field.data for i, field in enumerate(self.fields) if field is not None and i != but)
 
     def __call__(self, made: Whole) -> None:
         number = len(self.fields) - 1
         self.fields.append(made)
         self.journal.sample()
         self.since = self.journal.clock(self.steps[number].name, self.since)
-        for index in self.steps[number].frees:
-            field = self.fields[index]
-            assert field is not None, "the plan frees a Field twice"
-            self.fields[index] = None
+        step = self.steps[number]
+        for index in step.frees if step.overwrites is None else (*step.frees, step.overwrites):
+            field = self._taken_out(index)
             self._spare(field.data)
             field.let_go()
         self.meter.tile(number, 1, 1)
@@ -105,6 +114,19 @@ class PlannedWhole(Whole):
             self.carry.passed(ops)
         return self._made(made)
 
+    def _after(self, ops: Sequence[Op], x: Tensor, owned: bool = False) -> Tensor:
+        number = Chain(tuple(ops)).adding
+        added = None if number is None else ops[number + 1].added
+        if number is None or added is None or not self._may_overwrite(added):
+            return super()._after(ops, x, owned)
+        there = cast(Whole, added).data
+        x = super()._after(ops[:number], x, owned)
+        return super()._after(ops[number + 2 :], ops[number].onto(there, x), owned=True)
+
+    def _may_overwrite(self, added: Field) -> bool:
+        assert self.after is not None
+        return self.after.may_overwrite(cast(Whole, added).data)
+
     def _fused(self, ops: Sequence[Op]) -> Tensor:
         """The result of operations of which the last reads part by part."""
         chain, source = Chain(tuple(ops)), _BandSource(self.data)
@@ -114,7 +136,12 @@ class PlannedWhole(Whole):
         return on_tile(Tile(self.data, 0, owned=False), places[-1])
 
     def _apply(self, op: Op, x: Tensor, past: Tensor | None, owned: bool) -> Tensor:
-        return op.filtered(x, past) if op.workspace else super()._apply(op, x, past, owned)
+        if op.workspace:
+            return op.filtered(x, past)
+        if op.adds and (spare := current().spares.take(stored(op.out_shape(x.shape)), x.dtype)) is not None:
+            # Clearing it costs less than pages of new memory do.
+            return op.onto(spare.movedim(-1, 1).zero_(), x)
+        return super()._apply(op, x, past, owned)
 
     def whole(self, function: Callable[[Tensor], Tensor]) -> Whole:
         self._settle()
@@ -137,7 +164,7 @@ class PlannedWhole(Whole):
     def _sizes(self, head: Sequence[Op], rest: Sequence[Op]) -> list[int]:
         """Bytes of the tensors that a pass makes in spare memory: those of its head, and of a convolution after that."""
         made = [self.shape] if head else []
-        if rest and rest[0].workspace:
+        if rest and (rest[0].workspace or rest[0].adds):
             made.append(rest[0].out_shape(self.shape))
         return [prod(shape) * self.data.element_size() for shape in made]
 
@@ -149,9 +176,11 @@ class PlannedWhole(Whole):
         for image in range(len(x)):
             for region in grid(self.shape[2:], bands.band(self.shape)):
                 place, part = Place(region, tuple(map(Window, region))), slices(region)
-                tile = Tile(x[image : image + 1][part], image, owned=False)
+                into = made[image : image + 1][part]
+                tile = Tile(x[image : image + 1][part], image, owned=False, into=into)
                 tile = through(tile, ((on_tile, place) for on_tile in on_tiles))
-                made[image : image + 1][part].copy_(tile.data)
+                if tile.data is not into:
+                    into.copy_(tile.data)
         return made
 
 

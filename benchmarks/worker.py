@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from . import sides
 from .cases import Case
+from .operations import operations_counter
 
 
 def main() -> None:
@@ -85,7 +85,7 @@ def _timed(run: sides.Run, x: torch.Tensor, device: torch.device) -> dict[str, f
 
 
 def _operations(run: sides.Run, x: torch.Tensor) -> int:
-    with FlopCounterMode(display=False) as counter, contextlib.suppress(torch.OutOfMemoryError):
+    with operations_counter() as counter, contextlib.suppress(torch.OutOfMemoryError):
         run(x)
     return counter.get_total_flops()
 

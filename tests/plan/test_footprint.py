@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_nets import tiny_net
-from torch.utils.flop_counter import FlopCounterMode
 
 import vae_core
 from benchmarks.meter import Meter
+from benchmarks.operations import operations_counter
 from vae_core.execution import Execution, Half, How, Planners
 from vae_core.nets import arithmetic
 from vae_core.nets.attention import Attention
@@ -145,7 +145,7 @@ def test_predicted_operations(name: str, direction: str) -> None:
         x = an_input(net, direction, batch)
         for tile in tiles:
             chosen = planned(net, direction, x, tile)
-            with FlopCounterMode(display=False) as counter:
+            with operations_counter() as counter:
                 run(net, direction, x, chosen)
             assert chosen.operations == counter.get_total_flops()
 
@@ -164,7 +164,7 @@ def test_attention_operations_are_those_of_its_two_products() -> None:
     x = an_input(net, "decode")
     for tile in (None, 16):
         chosen = planned(net, "decode", x, tile)
-        with FlopCounterMode(display=False) as counter:
+        with operations_counter() as counter:
             run(net, "decode", x, chosen)
         assert chosen.operations == counter.get_total_flops()
 
@@ -190,7 +190,7 @@ def test_streamed_sdxl_takes_at_most_87_percent_of_the_plain_operations() -> Non
     with torch.device("meta"):
         theirs = diffusers.AutoencoderKL(**vae_core.VARIANTS["sdxl"].config, **blocks).eval()
     theirs.set_attn_processor(AttnProcessor())
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with operations_counter() as counter, torch.no_grad():
         theirs.decode(torch.empty(1, 4, 256, 256, device="meta"))
     products = 4 * 512 * (256 * 256) ** 2  # queries with keys, weights with values
     plain = counter.get_total_flops() - products

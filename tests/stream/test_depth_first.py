@@ -8,9 +8,9 @@ import pytest
 import torch
 from segments import depth_first_steps
 from tiny_nets import relative_error, tiny_net
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.meter import Meter
+from benchmarks.operations import operations_counter
 from vae_core.device import Ferry
 from vae_core.nets.passes import Whole
 from vae_core.nets.segments import segments
@@ -60,7 +60,7 @@ def test_predicted_bytes(direction: str) -> None:
         result = torch.empty(traced.shapes[-1])
         here, steps = Reading(away=False, itemsize=4), depth_first_steps(traced, tile, 4)
         planned = DepthFirstTiling(segments(traced)[0], steps[-1].tile)
-        with Meter(net) as meter, FlopCounterMode(display=False) as counter:
+        with Meter(net) as meter, operations_counter() as counter:
             meter.see((x, result))
             run_streamed(forward(net, direction), x, steps, x.device, result=result, trace=traced)
         given = 4 * (x.numel() + result.numel())

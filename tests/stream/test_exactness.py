@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from tiny_nets import NAMES, relative_error, tiny_net
 
-from vae_core.nets.passes import Whole
+from vae_core.nets import arithmetic
+from vae_core.nets.layers import UpsampleConv2d
+from vae_core.nets.layouts import innermost
+from vae_core.nets.passes import Field, Whole
 from vae_core.nets.trace import trace
 from vae_core.plan import Case, Planner
 from vae_core.spec import TINY, VARIANTS
@@ -106,3 +110,24 @@ def test_the_input_is_not_written() -> None:
 
 def test_every_variant_is_covered() -> None:
     assert {VARIANTS[name].network for name in NAMES} >= {"AutoencoderKL", "AutoencoderKLFlux2", TINY}
+
+
+@pytest.mark.parametrize("width", [6, 7, 9])
+@torch.inference_mode()
+def test_upsampling_in_bfloat16_of_even_and_odd_widths(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of an odd width are made even where the CPU has a unit for bfloat16."""
+    monkeypatch.setattr(arithmetic, "cpu_convolves", lambda dtype: True)
+    layer, x = UpsampleConv2d(8, 8).bfloat16(), innermost(torch.randn(1, 8, 9, width).bfloat16())
+    torch.nn.init.normal_(layer.weight)
+    assert layer.bias is not None
+    torch.nn.init.normal_(layer.bias)
+    wide = copy.deepcopy(layer).float().literal(x.float())
+
+    def run(x: Field) -> Field:
+        return x.through(layer)
+
+    case = Case(trace(run, tuple(x.shape)), itemsize=2)
+    for tile in (4, 6, 32):
+        made = run_streamed(run, x, Planner(case).plan(None, tile=tile).steps, x.device)
+        assert relative_error(made.float(), wide) < 2**-6
+    assert relative_error(layer.of(x).float(), wide) < 2**-6

@@ -13,9 +13,9 @@ from clips import streamed
 from clips import whole as whole_clip
 from test_causal import CHUNKS, latents, network
 from tiny_nets import relative_error, tiny_net
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.meter import Meter
+from benchmarks.operations import operations_counter
 from vae_core.execution import Execution, Half, How, Planners
 from vae_core.nets import bands, winograd
 from vae_core.nets.attention import Attention
@@ -116,7 +116,7 @@ def test_predicted_operations(name: str, direction: str) -> None:
     assert not any(isinstance(m, Attention) for m in net.modules())
     for x in inputs(net, direction):
         for tile in TILES:
-            with FlopCounterMode(display=False) as counter:
+            with operations_counter() as counter:
                 _, report = run(half_of(net, direction), x, tile)
             kernels = counter.get_flop_counts()["Global"][torch.ops.aten.mm]
             assert kernels > 0 and report.plan.operations == counter.get_total_flops() - kernels

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from math import prod
-from operator import add
 from typing import Protocol
 
 import torch
@@ -19,7 +18,8 @@ from ..geometry import Region, Span, Window, convolution_window
 from . import onednn
 from .arithmetic import convolving_dtype
 from .filtered import Filtered
-from .layouts import dense, is_innermost, new_empty
+from .layouts import dense, is_innermost, new_empty, stored
+from .memory import current
 from .passes import Field, OnTile, Op, Place, Shape, Source, Tile
 from .statistics import channel_statistics, group_norm_falls_short, stacked
 from .undrawn import Undrawn
@@ -122,8 +122,11 @@ class Conv2d(Undrawn, nn.Conv2d, Filtered):
 
     def onto(self, there: Tensor, x: Tensor) -> Tensor:
         weight = kernel(self.weight, x.dtype)
-        own, rest = split_pads((self.pads, self.pads))
-        return onednn.convolve_onto(there, pad(x, rest), weight, cast(self.bias, weight.dtype), self.stride, own)
+        return self._onto(there, x, (self.pads, self.pads), weight, cast(self.bias, weight.dtype))
+
+    def _onto(self, there: Tensor, x: Tensor, missing: Pads, weight: Tensor, bias: Tensor | None) -> Tensor:
+        own, rest = split_pads(missing)
+        return onednn.convolve_onto(there, pad(x, rest), weight, bias, self.stride, own)
 
     def _convolve(self, x: Tensor, missing: Pads, weight: Tensor, bias: Tensor | None) -> Tensor:
         own, rest = split_pads(missing)
@@ -144,7 +147,28 @@ class Conv2d(Undrawn, nn.Conv2d, Filtered):
             return self.bind_after((), source)
         weight = source.kernel(self.weight)
         bias = cast(self.bias, weight.dtype)
-        return lambda tile, place: self._convolve(tile.data, place.missing, weight, bias)
+
+        def on_tile(tile: Tile, place: Place) -> Tensor:
+            if self.adds and (spare := current().spares.take(self._stored(tile, place), tile.data.dtype)) is not None:
+                # Clearing it costs less than pages of new memory do.
+                return self._onto(spare.movedim(-1, 1).zero_(), tile.data, place.missing, weight, bias)
+            return self._convolve(tile.data, place.missing, weight, bias)
+
+        return on_tile
+
+    def bind_onto(self, added: Field, source: Source) -> OnTile:
+        weight = source.kernel(self.weight)
+        bias = cast(self.bias, weight.dtype)
+
+        def on_tile(tile: Tile, place: Place) -> Tensor:
+            there = current().spares.empty(self._stored(tile, place), tile.data.dtype).movedim(-1, 1)
+            there.copy_(source.part(added, tile.image, place.region))
+            return self._onto(there, tile.data, place.missing, weight, bias)
+
+        return on_tile
+
+    def _stored(self, tile: Tile, place: Place) -> Shape:
+        return stored((len(tile.data), self.out_channels, *(span.size for span in place.region)))
 
     def at(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """The convolution of whole tensors of `dtype`."""
@@ -226,10 +250,6 @@ class UpsampleConv2d(Undrawn, nn.Conv2d, Filtered):
     def filters(self) -> bool:
         return self.factor == 2 and super().filters
 
-    @property
-    def returns_view(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return not self.filters
-
     def filtered(self, x: Tensor, past: Tensor | None = None) -> Tensor:
         return self.filter()(x, ((1, 1), (1, 1)))
 
@@ -249,8 +269,29 @@ class UpsampleConv2d(Undrawn, nn.Conv2d, Filtered):
 
     def of(self, x: Tensor) -> Tensor:
         weight = self.transposed_kernel(convolving_dtype(x))
-        bias = cast(self.bias, weight.dtype)
-        return F.conv_transpose2d(x.to(weight.dtype), weight, bias, self.factor, padding=1).to(x.dtype)
+        return self._enlarged(x, ((1, 1), (1, 1)), weight, cast(self.bias, weight.dtype))
+
+    def _enlarged(self, x: Tensor, missing: Pads, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Of a window with one halo cell on each side that is not missing. What those contribute beyond the region is cropped."""
+        beyond, rest = self._window_pads(x.shape, missing)
+        width = (x.shape[-1] + sum(missing[-1]) - 2) * self.factor
+        y = F.conv_transpose2d(
+            pad(x, rest).to(weight.dtype), weight, bias, self.factor, padding=[b * self.factor + 1 for b in beyond]
+        ).to(x.dtype)
+        # Without gaps: statistics of a strided tile take several times as long as its copy.
+        return y if y.shape[-1] == width else dense(y[..., :width], is_innermost(y))
+
+    def _window_pads(self, shape: Sequence[int], missing: Pads) -> tuple[tuple[int, ...], Pads]:
+        """Per axis how many halo cells there are on either side, the same on both, and the zeros that this takes around a window.
+
+        oneDNN (torch 2.14, AMX) takes six times as long for a bfloat16 window of an odd width, which is made even.
+        """
+        beyond = tuple(0 if all(sides) else 1 for sides in missing)
+        rest = [(0, 0) if all(sides) else sides for sides in missing]
+        odd = (shape[-1] + sum(rest[-1])) % 2
+        if odd and self.weight.device.type == "cpu" and convolving_dtype(self.weight) == torch.bfloat16:
+            rest[-1] = (rest[-1][0], rest[-1][1] + 1)
+        return beyond, tuple(rest)
 
     def literal(self, x: Tensor) -> Tensor:
         return F.conv2d(
@@ -261,19 +302,9 @@ class UpsampleConv2d(Undrawn, nn.Conv2d, Filtered):
         if self.filters:
             return self.bind_after((), source)
         dtype = torch.promote_types(source.dtype, convolving_dtype(self.weight))
-        weight, s = source.kernel(self.transposed_kernel(dtype)), self.factor
+        weight = source.kernel(self.transposed_kernel(dtype))
         bias = cast(self.bias, weight.dtype)
-
-        def on_tile(tile: Tile, place: Place) -> Tensor:
-            # A halo cell inside the picture contributes `factor` output cells beyond the region. Where an axis has a halo cell on
-            # both sides, the padding crops them; where it has one on one side only, they are cut off afterwards.
-            padding = tuple(1 if any(sides) else s + 1 for sides in place.missing)
-            x = tile.data.to(weight.dtype)
-            y = F.conv_transpose2d(x, weight, bias, s, padding=padding).to(tile.data.dtype)  # type: ignore[arg-type]
-            # Without gaps: statistics of a strided tile take several times as long as its copy.
-            return dense(y[(..., *(_without_halo(sides, s) for sides in place.missing))], is_innermost(y))
-
-        return on_tile
+        return lambda tile, place: self._enlarged(tile.data, place.missing, weight, bias)
 
     def out_shape(self, shape: Shape) -> Shape:
         b, _, *sizes = shape
@@ -287,6 +318,11 @@ class UpsampleConv2d(Undrawn, nn.Conv2d, Filtered):
         if self.filters:
             return self.filter_flops(made)
         return 2 * prod(read) * self.out_channels * (self.factor + 2) ** 2
+
+    def cells(self, window: Window) -> int:
+        # But for the column of zeros that makes a bfloat16 width even.
+        one_side = bool(window.before) != bool(window.after)
+        return window.span.size + (window.before + window.after if one_side else 0)
 
     def kept(self, element_bytes: int) -> int:
         if self.filters:
@@ -304,16 +340,12 @@ class UpsampleConv2d(Undrawn, nn.Conv2d, Filtered):
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
         if self.filters:
             return 0
-        extra = [self.factor * (bool(before) != bool(after)) for before, after in place.missing]
-        beyond = prod(made[:2]) * prod(map(add, made[2:], extra))
-        return (beyond if any(extra) else 0) + convolving_elements(self.weight, prod(read), 0, beyond)
-
-
-def _without_halo(missing: tuple[int, int], factor: int) -> slice:
-    """The output cells of a region on one axis, where a halo cell lies on the side that is not missing."""
-    if bool(missing[0]) == bool(missing[1]):
-        return slice(None)
-    return slice(None, -factor) if missing[0] else slice(factor, None)
+        beyond, rest = self._window_pads(read, place.missing)
+        sizes = [n + sum(pair) for n, pair in zip(read[2:], rest, strict=True)]
+        padded = prod(read[:2]) * prod(sizes) if any(map(any, rest)) else 0
+        width = (sizes[-1] - 2 * beyond[-1]) * self.factor
+        wider = prod(made[:-1]) * width
+        return (wider if width > made[-1] else 0) + convolving_elements(self.weight, prod(read), padded, wider)
 
 
 class Normalise(Protocol):

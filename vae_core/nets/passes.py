@@ -175,8 +175,6 @@ class Op:
     """An output cell depends on no other cell of the input than itself."""
     strided: bool = True
     """It reads a strided view as it is; torch's convolutions would copy it, unseen by any plan."""
-    returns_view: bool = False
-    """What it returns may be a view of its `scratch`."""
     strided_parts: bool = True
     """The same as `strided`, of the parts of other Fields that it reads."""
     workspace: int = 0
@@ -224,6 +222,10 @@ class Op:
         """The same for a tile that has yet to go through `head`, where it `reads_parts`."""
         raise NotImplementedError
 
+    def bind_onto(self, added: Field, source: Source) -> OnTile:
+        """The same for an operation that `adds` what it makes of a tile to another Field's."""
+        raise NotImplementedError
+
     def reads(self) -> tuple[Field, ...]:
         """Other Fields that it reads, at its output region."""
         return ()
@@ -251,6 +253,10 @@ class Op:
         Of a clip, `read` has the frames too that are known from the chunk before.
         """
         return 0
+
+    def cells(self, window: Window) -> int:
+        """How many cells along an axis of a window it goes over: zeros that it is computed of are among them."""
+        return window.span.size
 
     def kept(self, element_bytes: int) -> int:
         """Bytes that `bind` allocates and that are held for the whole pass."""
@@ -371,6 +377,12 @@ class Chain:
         pairs = zip(self.ops, self.ops[1:], strict=False)
         return next((i for i, (op, then) in enumerate(pairs) if op.adds and then.added is not None), None)
 
+    @cached_property
+    def reuses(self) -> bool:
+        """What it makes of a tile lies in memory of its own, where the next tile may be made."""
+        own = [i for i, op in enumerate(self.ops) if op.workspace or op.adds]
+        return bool(own) and all(op.in_place for op in self.ops[own[-1] + 1 :])
+
     def kept(self, element_bytes: int) -> int:
         """Bytes that its operations hold for the whole pass."""
         return self._bytes(element_bytes)[0]
@@ -392,12 +404,17 @@ class Chain:
 
     def bind(self, source: Source) -> list[tuple[int, OnTile]]:
         """Prepare for one pass: what computes one tile, each with the number of its operation."""
-        n = self.fused
-        bound = [op.bind(source) for op in self.ops[:n]]
+        n, bound = self.fused, []
         if n:
-            bound = [self.ops[n].bind_after(bound, source)]
+            bound = [(n, self.ops[n].bind_after([op.bind(source) for op in self.ops[:n]], source))]
             n += 1
-        return [*enumerate([*bound, *(op.bind(source) for op in self.ops[n:])], start=n - len(bound))]
+        added = None if self.adding is None else self.ops[self.adding + 1].added
+        for i, op in enumerate(self.ops[n:], start=n):
+            if i == self.adding and added is not None:
+                bound.append((i, op.bind_onto(added, source)))
+            elif i - 1 != self.adding:
+                bound.append((i, op.bind(source)))
+        return bound
 
     @property
     def strided(self) -> bool:

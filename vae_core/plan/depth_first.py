@@ -151,9 +151,10 @@ class _Rows:
         read, made = [[0, 0] for _ in p.chain.ops], [[0, 0] for _ in p.chain.ops]
         for i, needs in enumerate(self.needs):
             for k, place in enumerate(p.chain.places(in_field(p.shape, needs[p.makes]), p.stages)):
+                cells = p.chain.ops[k].cells
                 for axis, spans in enumerate(self.axes):
                     if i < len(spans):
-                        read[k][axis] += place.windows[axis - 2].span.size
+                        read[k][axis] += cells(place.windows[axis - 2])
                         made[k][axis] += place.region[axis - 2].size
         return [((*p.stages[k][:-2], *read[k]), (*p.stages[k + 1][:-2], *made[k])) for k in range(len(p.chain.ops))]
 
@@ -186,5 +187,5 @@ def _patch(p: TracedPass, needs: Mapping[int, Region], caches_away: bool) -> _Pa
         cached = cached_elements(p, i, read, place) if caches_away else 0
         scratch = p.scratch(i, read, made, place)
         peak = max(peak, held + new + parts + scratch + cached)
-        held, owned = scratch if op.returns_view and scratch else new or held, True
+        held, owned = new or held, True
     return _Patch(max(peak, held), held)

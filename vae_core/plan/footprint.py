@@ -105,7 +105,8 @@ class Tiling:
 
     def _operations(self, i: int, axes: Sequence[Sequence[_AxisKind]]) -> int:
         """Over all tiles. An operation's count is a product over axes, so that sums over each axis do for the whole grid."""
-        read = (self.images, self.p.stages[i][1], *(sum(k.count * k.windows[i].span.size for k in ks) for ks in axes))
+        cells = self.p.chain.ops[i].cells
+        read = (self.images, self.p.stages[i][1], *(sum(k.count * cells(k.windows[i]) for k in ks) for ks in axes))
         made = (self.images, self.p.stages[i + 1][1], *(sum(k.count * k.spans[i].size for k in ks) for ks in axes))
         return self.p.flops(i, read, made)
 

@@ -19,6 +19,7 @@ from ..device import Ferry, channels_innermost, ran_out_of, release
 from ..errors import BudgetError
 from ..geometry import Region, cells, slices
 from ..nets.layouts import dense
+from ..nets.memory import current
 from ..nets.passes import Carry, Chain, Field, OnTile, Op, Shape, Tile, through
 from ..nets.segments import Segment
 from ..nets.trace import Trace
@@ -136,6 +137,8 @@ class Streamed:
         ahead: Inputs | None = None
         while work.todo:
             image, region = work.todo[0]
+            # What one tile was made in is memory for the next, if that is as large.
+            current().spares.keep_only([work.stages[-1][1] * cells(region) * self.dtype.itemsize])
             inputs = ahead or self._inputs(work, image, region)
             source.parts = inputs.parts
             data = self._computed(on_tiles, inputs).to(out.all.dtype)
@@ -143,7 +146,10 @@ class Streamed:
             # What the next tile reads travels while this one is computed.
             ahead = self._inputs(work, *work.todo[1]) if fetches and len(work.todo) > 1 else None
             self._finish(work, out, data, parts)
+            if work.chain.reuses and not self._is_last:
+                current().spares.add(data)
             del inputs, data
+        current().spares.keep_only()
         self.ferry.dock()
 
     def _tiles_depth_first(self, work: TiledPass, segment: Segment) -> None:

@@ -357,6 +357,7 @@ class GroupNorm(Undrawn, nn.GroupNorm, Op):
 
     reads_statistics = True
     fuses = True
+    fills = True
 
     def literal(self, x: Tensor) -> Tensor:
         return self(x)

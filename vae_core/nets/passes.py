@@ -183,6 +183,8 @@ class Op:
     """Pixel-wise, and in a run computed part by part by an operation that `reads_parts`, if that comes next."""
     reads_parts: bool = False
     """It reads its input part by part, and computes what comes before it then."""
+    fills: bool = False
+    """It puts what it makes into `Tile.into`, and allocates nothing."""
     part_elements: int = 0
     """Of the largest such part."""
     adds: bool = False
@@ -382,6 +384,13 @@ class Chain:
         """What it makes of a tile lies in memory of its own, where the next tile may be made."""
         own = [i for i, op in enumerate(self.ops) if op.workspace or op.adds]
         return bool(own) and all(op.in_place for op in self.ops[own[-1] + 1 :])
+
+    @cached_property
+    def banded(self) -> int:
+        """How many operations it begins with that tiles go through band by band, into memory that a convolution reads as it is."""
+        count = next((i for i, op in enumerate(self.ops) if not op.fuses), 0)
+        in_memory = count and self.ops[0].fills and all(op.in_place for op in self.ops[1:count])
+        return count if in_memory and self.ops[count].adds else 0
 
     def kept(self, element_bytes: int) -> int:
         """Bytes that its operations hold for the whole pass."""

@@ -67,6 +67,13 @@ class _Kind(NamedTuple):
     stages: tuple[_Stage, ...]
     parts: tuple[int, ...]
     """Elements of other Fields that its operations read, in order."""
+    padded: int
+    """Of what a convolution reads where the chain is `banded`, with zeros around."""
+
+    def banded(self, count: int) -> _Kind:
+        """The same where so many operations work in memory that is there, and the next one copies nothing."""
+        head = tuple(s._replace(made=0, scratch=0) for s in self.stages[:count])
+        return self._replace(stages=(*head, self.stages[count]._replace(scratch=0), *self.stages[count + 1 :]))
 
 
 class Tiling:
@@ -101,7 +108,12 @@ class Tiling:
         sizes = tuple(k.windows[0].span.size for k in combination)
         whole = sizes == tuple(p.stages[0][2:]) and not p.view
         parts = tuple(n for stage in stages for n in stage.parts)
-        return _Kind(self.images * p.stages[0][1] * prod(sizes), whole, tuple(stages), parts)
+        banded = p.chain.banded
+        around = prod(
+            k.windows[banded].before + k.windows[banded].span.size + k.windows[banded].after for k in combination
+        )
+        padded = self.images * p.stages[banded][1] * around if banded else 0
+        return _Kind(self.images * p.stages[0][1] * prod(sizes), whole, tuple(stages), parts, padded)
 
     def _operations(self, i: int, axes: Sequence[Sequence[_AxisKind]]) -> int:
         """Over all tiles. An operation's count is a product over axes, so that sums over each axis do for the whole grid."""
@@ -149,7 +161,11 @@ class Tiling:
         # On a CPU, statistics are taken of a copy of a part.
         copied = 0 if staged else min(self.largest_made, bands.BAND_ELEMENTS) * itemsize
         after = self.largest_made * itemsize + copied + converted + (inputs if fetches else 0)
-        tile = max(self._computing(kind, enters, reads, itemsize, caches_away) for kind in self.kinds)
+        kinds = [kind.banded(chain.banded) for kind in self.kinds] if chain.banded else self.kinds
+        tile = max(self._computing(kind, enters, reads, itemsize, caches_away) for kind in kinds)
+        tile, after = (n + max(kind.padded for kind in kinds) * itemsize for n in (tile, after))
+        if chain.banded and itemsize < 4:
+            tile = max(tile, max(kind.padded + min(kind.read, bands.BAND_ELEMENTS) for kind in kinds) * itemsize)
         arriving = self._arriving(enters, reads, itemsize)
         device = max(kept + max(tile, after, arriving), preparing) + self._vectors()
         caches = max(sum(s.cached for s in kind.stages) for kind in self.kinds) * itemsize if caches_away else 0

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..device import Ferry, channels_innermost, ran_out_of, release
 from ..errors import BudgetError
 from ..geometry import Region, cells, slices
+from ..nets import heads
 from ..nets.layouts import dense
 from ..nets.memory import current
 from ..nets.passes import Carry, Chain, Field, OnTile, Op, Shape, Tile, through
@@ -132,7 +133,7 @@ class Streamed:
             return self._tiles_depth_first(work, work.segment)
         out, caches = self._output(work), self.caches.of_pass(work.chain.ops, work.stages, self.dtype)
         source = TileSource(work.x, self.homes, self.dtype, caches)
-        on_tiles = work.chain.bind(source)
+        on_tiles = heads.bind(work.chain, source)
         fetches = work.fetches(self.device)
         ahead: Inputs | None = None
         while work.todo:

@@ -11,12 +11,13 @@ from typing import cast
 
 from torch import Tensor
 
-from ..geometry import Region, Span, Window, grid, slices
+from ..geometry import Region, Span, slices
 from ..nets import bands
+from ..nets.heads import over_bands
 from ..nets.layers import kernel
 from ..nets.layouts import Shape, is_innermost, stored
 from ..nets.memory import current
-from ..nets.passes import Carry, Chain, Field, Op, Place, Tile, Whole, through
+from ..nets.passes import Carry, Chain, Field, Op, Place, Tile, Whole
 from ..schedule import Step, Steps
 from .journal import Journal
 from .moments import moments_of
@@ -174,13 +175,8 @@ class PlannedWhole(Whole):
         made = current().spares.empty(stored(self.shape), x.dtype).movedim(-1, 1)
         on_tiles = [op.bind(source) for op in head]
         for image in range(len(x)):
-            for region in grid(self.shape[2:], bands.band(self.shape)):
-                place, part = Place(region, tuple(map(Window, region))), slices(region)
-                into = made[image : image + 1][part]
-                tile = Tile(x[image : image + 1][part], image, owned=False, into=into)
-                tile = through(tile, ((on_tile, place) for on_tile in on_tiles))
-                if tile.data is not into:
-                    into.copy_(tile.data)
+            tile = Tile(x[image : image + 1], image, owned=False)
+            over_bands(on_tiles, tile, [0] * len(self.shape[2:]), made[image : image + 1])
         return made
 
 

@@ -1,7 +1,7 @@
 """Convolutions that add their result to what is there already, as those of oneDNN do on CPUs.
 
 The sum is taken while the result is in the cache, in float32, and needs no memory besides. torch.compile uses the operator for the
-same; torch does not document it, and where it is missing or another CPU's, it is a convolution and an addition.
+same; torch does not document it, and where it is missing, it is a convolution and an addition.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def adds(weight: Tensor) -> bool:
         and convolving_dtype(weight) == weight.dtype
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise_")
+        and (weight.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )
 
 

@@ -41,6 +41,11 @@ class Step:
     skipped: bool = False
     """The pass is carried out together with a later one, and what it makes is never stored whole."""
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Fields that are gone after this pass."""
+        return self.frees if self.overwrites is None else (*self.frees, self.overwrites)
+
 
 Steps = tuple[Step, ...]
 

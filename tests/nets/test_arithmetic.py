@@ -10,7 +10,7 @@ import torch
 from vae_core.nets import arithmetic
 from vae_core.nets.arithmetic import convolving_dtype
 from vae_core.nets.clips import CausalConv3d
-from vae_core.nets.layers import Conv2d, UpsampleConv2d
+from vae_core.nets.convolutions import Conv2d, UpsampleConv2d
 
 LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "3×3": (lambda: Conv2d(8, 6, 3, pads=(1, 1)), (1, 8, 9, 7)),

@@ -17,7 +17,7 @@ from vae_core.blend import blend_by_mask
 
 FULL, HALF, BRAIN = torch.float32, torch.float16, torch.bfloat16
 """Where oneDNN computes bfloat16 with AMX, strided convolutions to a single column are garbage in torch 2.13, and ours differ from
-diffusers' on purpose (nets/layers.py); so no tile of these tests is narrower than 16 px."""
+diffusers' on purpose (nets/convolutions.py); so no tile of these tests is narrower than 16 px."""
 
 SIZES = ((88, 88), (112, 64))
 """Pixels (h, w); no multiples of a tile's stride, and of all tiles but one."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vae_core.nets import arithmetic, winograd
 from vae_core.nets.clips import CausalConv3d
-from vae_core.nets.layers import Conv2d, UpsampleConv2d
+from vae_core.nets.convolutions import Conv2d, UpsampleConv2d
 from vae_core.nets.layouts import innermost
 from vae_core.nets.memory import Memory, shared
 from vae_core.nets.winograd import PLAIN, UPSAMPLING, Filter, Filtering

@@ -10,7 +10,8 @@ from tiny_nets import relative_error, tiny_net
 from torch import Tensor
 
 from vae_core.nets import onednn
-from vae_core.nets.layers import Conv2d, Pointwise, plus
+from vae_core.nets.convolutions import Conv2d
+from vae_core.nets.layers import Pointwise, plus
 from vae_core.nets.layouts import innermost
 from vae_core.nets.onednn import convolve_onto
 from vae_core.nets.passes import Field, Whole

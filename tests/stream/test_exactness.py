@@ -10,7 +10,7 @@ import torch
 from tiny_nets import NAMES, relative_error, tiny_net
 
 from vae_core.nets import arithmetic
-from vae_core.nets.layers import UpsampleConv2d
+from vae_core.nets.convolutions import UpsampleConv2d
 from vae_core.nets.layouts import innermost
 from vae_core.nets.passes import Field, Whole
 from vae_core.nets.trace import trace

@@ -49,7 +49,7 @@ PROBLEMS = (
         lambda b: b.device == "cpu" and b.torch >= (2, 13),
         "a strided bfloat16 convolution whose output is one column wide returns garbage (oneDNN with AMX)",
         "found by tests/nets of this repository on torch 2.13",
-        avoided="nets/layers.py, Conv2d: one more column is computed and dropped",
+        avoided="nets/convolutions.py, Conv2d: one more column is computed and dropped",
     ),
     Problem(
         "cudnn-conv3d-memory",

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import GroupNorm, Plus, cast, wide
+from .convolutions import cast, wide
+from .layers import GroupNorm, Plus
 from .passes import Field, OnTile, Op, Place, Shape, Source, Tile
 from .undrawn import Undrawn
 

@@ -18,7 +18,8 @@ from torch import nn
 
 from .attention import Attention
 from .config import Config, require, require_block_types, require_positive_ints
-from .layers import Conv2d, GroupNorm, UpsampleConv2d, activation, plus, silu
+from .convolutions import Conv2d, UpsampleConv2d
+from .layers import GroupNorm, activation, plus, silu
 from .passes import Field, Op
 
 EPS = 1e-6

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from .config import Config, require, require_positive_ints
-from .layers import Conv2d, GroupNorm, Pointwise, UpsampleConv2d, activation, plus, relu
+from .convolutions import Conv2d, UpsampleConv2d
+from .layers import GroupNorm, Pointwise, activation, plus, relu
 from .passes import Field, Op
 
 

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from ..geometry import Region, Span, Window, convolution_window, cut_again, grid, slices
 from . import bands
-from .filtered import Filtered
-from .layers import (
+from .convolutions import (
     cast,
     convolving_elements,
     copied_bytes,
@@ -28,6 +27,7 @@ from .layers import (
     wide,
     zero_borders,
 )
+from .filtered import Filtered
 from .layouts import dense, new_empty, select
 from .passes import Field, OnTile, Op, OpCache, Place, Shape, Source, Tile
 from .undrawn import Undrawn

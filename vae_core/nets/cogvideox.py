@@ -23,7 +23,8 @@ from torch import nn
 from .autoencoder_kl import check_widths
 from .clips import CausalConv3d, Conditioned, halved_frames, repeated_frames
 from .config import Config, require, require_block_types, require_positive_ints
-from .layers import Conv2d, GroupNorm, UpsampleConv2d, activation, plus, silu
+from .convolutions import Conv2d, UpsampleConv2d
+from .layers import GroupNorm, activation, plus, silu
 from .passes import Field, Op
 
 FRAMES_PER_CHUNK = 8

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ..geometry import Span, Window, grid, slices
 from . import bands
-from .layers import zero_borders
+from .chain import Chain
+from .convolutions import zero_borders
 from .layouts import Shape, is_innermost, stored
-from .passes import Chain, OnTile, Place, Source, Tile, through
+from .passes import OnTile, Place, Source, Tile, through
 
 
 def over_bands(head: Sequence[OnTile], tile: Tile, first: Sequence[int], into: Tensor) -> None:

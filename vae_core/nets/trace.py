@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .passes import Chain, Field, Op, Place, Shape, clip_shape, frames_shape, kept_frames
+from .chain import Chain
+from .passes import Field, Op, Place, Shape, clip_shape, frames_shape, kept_frames
 
 
 class TracedPass(NamedTuple):

@@ -24,7 +24,8 @@ from torch import nn
 from .attention import Attend, AttnProcessor2_0, LinearPart, Residual
 from .clips import CausalConv3d, RMSNorm, frames_from_channels
 from .config import Config, require, require_positive_ints
-from .layers import Conv2d, UpsampleConv2d, plus, silu
+from .convolutions import Conv2d, UpsampleConv2d
+from .layers import plus, silu
 from .passes import Field, Op
 
 # Source: diffusers 0.42, AutoencoderKLWan; the same numbers stand in Wan2.1's wan/modules/vae.py.

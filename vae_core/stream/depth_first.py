@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import Region, Span, slices
-from ..nets.layers import kernel
+from ..nets.convolutions import kernel
 from ..nets.layouts import dense, innermost
 from ..nets.passes import Field, OnTile, Op, OpCache, Shape, Tile
 from ..nets.segments import Segment, in_field

@@ -19,9 +19,10 @@ from ..device import Ferry, channels_innermost, ran_out_of, release
 from ..errors import BudgetError
 from ..geometry import Region, cells, slices
 from ..nets import heads
+from ..nets.chain import Chain
 from ..nets.layouts import dense
 from ..nets.memory import current
-from ..nets.passes import Carry, Chain, Field, OnTile, Op, Shape, Tile, through
+from ..nets.passes import Carry, Field, OnTile, Op, Shape, Tile, through
 from ..nets.segments import Segment
 from ..nets.trace import Trace
 from ..schedule import HOMES, Held, Home, Replan, Step, Steps
@@ -262,7 +263,7 @@ class Streamed:
     def _done(self, work: TiledPass) -> StreamField:
         out, step = self._output(work), work.step
         self.fields.append(out)
-        for index in step.frees if step.overwrites is None else (*step.frees, step.overwrites):
+        for index in step.ends:
             dead, self.fields[index].data = self.fields[index].data, None
             if dead is not None and index != step.overwrites and self.fields[index].home != "disk":
                 self.homes.recycle(dead)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ..geometry import Region, cut_again, grid
-from ..nets.layers import kernel
+from ..nets.chain import Chain
+from ..nets.convolutions import kernel
 from ..nets.layouts import innermost
-from ..nets.passes import Chain, Field, Op, Place, Shape, Tile
+from ..nets.passes import Field, Op, Place, Shape, Tile
 from ..nets.segments import Segment
 from ..schedule import Step
 from .causal import StreamedCache

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from ..geometry import Region, Span, slices
 from ..nets import bands
+from ..nets.chain import Chain
+from ..nets.convolutions import kernel
 from ..nets.heads import over_bands
-from ..nets.layers import kernel
 from ..nets.layouts import Shape, is_innermost, stored
 from ..nets.memory import current
-from ..nets.passes import Carry, Chain, Field, Op, Place, Tile, Whole
+from ..nets.passes import Carry, Field, Op, Place, Tile, Whole
 from ..schedule import Step, Steps
 from .journal import Journal
 from .moments import moments_of
@@ -79,8 +80,7 @@ class _AfterPass:
         self.fields.append(made)
         self.journal.sample()
         self.since = self.journal.clock(self.steps[number].name, self.since)
-        step = self.steps[number]
-        for index in step.frees if step.overwrites is None else (*step.frees, step.overwrites):
+        for index in self.steps[number].ends:
             field = self._taken_out(index)
             self._spare(field.data)
             field.let_go()

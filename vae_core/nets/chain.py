@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -69,8 +69,26 @@ class Chain:
     @cached_property
     def reuses(self) -> bool:
         """What it makes of a tile lies in memory of its own, where the next tile may be made."""
-        own = [i for i, op in enumerate(self.ops) if op.workspace or op.adds]
+        own = [i for i, op in enumerate(self.ops) if op.lands]
         return bool(own) and all(op.in_place for op in self.ops[own[-1] + 1 :])
+
+    def lands(self, dense: bool, overwrites: Callable[[Field], bool] | None) -> int | None:
+        """The number of the operation that can put a tile where it lies in the pass's output, as all after it are in place.
+
+        `dense`: tiles lie there without gaps. `overwrites` says whether the output takes over a Field's memory; None where that is
+        new. What is there already can only be added to, last of all, as a tile is then not computed again.
+        """
+        if not self.reuses or sum(op.lands for op in self.ops) > 1:
+            return None
+        i = next(i for i, op in enumerate(self.ops) if op.lands)
+        if self.ops[i].adds and not dense:
+            return None
+        if overwrites is None:
+            return i
+        then, *rest = (*self.ops[i + 1 :], None)
+        if then is None or then.added is None or not overwrites(then.added) or any(op and not op.fuses for op in rest):
+            return None
+        return i if self.ops[i].adds else i + 1
 
     @cached_property
     def banded(self) -> int:

@@ -81,14 +81,16 @@ class CausalConv3d(Undrawn, nn.Conv3d, Filtered):
     def filtered(self, x: Tensor, past: Tensor | None = None) -> Tensor:
         return self._filtered(x, past, self.pads, self.filter())
 
-    def _filtered(self, x: Tensor, past: Tensor | None, missing: Pads, convolve: Filter) -> Tensor:
+    def _filtered(
+        self, x: Tensor, past: Tensor | None, missing: Pads, convolve: Filter, out: Tensor | None = None
+    ) -> Tensor:
         """As `_convolve`; no frame is copied to stand before another."""
         known = [] if past is None else list(past.unbind(2))
         unknown = missing[0][0] - len(known)
         if not self.repeats_first and x.shape[2] + missing[0][0] == self.kernel_size[0]:
             unknown = 0  # one frame is made, and what meets zeros need not be multiplied
         first = (x if past is None else past)[:, :, 0] if self.repeats_first else None
-        return convolve(x, missing[1:], [first] * unknown + known)
+        return convolve(x, missing[1:], [first] * unknown + known, out=out)
 
     def _convolve(self, x: Tensor, past: Tensor | None, missing: Pads, weight: Tensor, bias: Tensor | None) -> Tensor:
         """`missing` is what x lacks around it; of the frames before it, `past` are known."""
@@ -133,17 +135,17 @@ class CausalConv3d(Undrawn, nn.Conv3d, Filtered):
                 cache.keep(*_own(tile, place))
                 if cache.frames and place.missing[0][0]:
                     past = _earlier(cache, tile, place)
-            return convolve(tile.data, past, place.missing)
+            return convolve(tile, past, place.missing)
 
         return on_tile
 
-    def _bound(self, source: Source) -> Callable[[Tensor, Tensor | None, Pads], Tensor]:
+    def _bound(self, source: Source) -> Callable[[Tile, Tensor | None, Pads], Tensor]:
         if self.filters:
             filter = self.filter()
-            return lambda x, past, missing: self._filtered(x, past, missing, filter)
+            return lambda tile, past, missing: self._filtered(tile.data, past, missing, filter, tile.out)
         weight = source.kernel(self.weight)
         bias = cast(self.bias, weight.dtype)
-        return lambda x, past, missing: self._convolve(x, past, missing, weight, bias)
+        return lambda tile, past, missing: self._convolve(tile.data, past, missing, weight, bias)
 
     def at(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """The convolution of whole tensors of `dtype`."""

@@ -19,6 +19,9 @@ from .passes import Field, OnTile, Place, Shape, Source, Tile
 from .undrawn import Undrawn
 from .winograd import PLAIN, UPSAMPLING, Pads
 
+LANDING_ELEMENTS = 1 << 22
+"""Of a result that is copied to where it belongs."""
+
 
 def pad(x: Tensor, missing: Pads) -> Tensor:
     """Zeros beyond the borders of the trailing axes; `x` itself where none are missing."""
@@ -44,7 +47,7 @@ def zero_borders(x: Tensor, borders: Pads) -> None:
             x.narrow(axis, x.shape[axis] - after, after).zero_()
 
 
-def split_pads(missing: Pads) -> tuple[tuple[int, ...], Pads]:
+def split_pads(missing: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], Pads]:
     """What a convolution can pad by itself, equally on both sides of an axis, and what must be padded before it."""
     own = tuple(before if before == after else 0 for before, after in missing)
     rest = tuple((0, 0) if before == after else (before, after) for before, after in missing)
@@ -109,6 +112,10 @@ class Conv2d(Undrawn, nn.Conv2d, Filtered):
     def adds(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.stride == (1, 1) and not self.filters and onednn.adds(self.weight)
 
+    @property
+    def lands(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.adds or super().lands
+
     def onto(self, there: Tensor, x: Tensor) -> Tensor:
         weight = kernel(self.weight, x.dtype)
         return self._onto(there, x, (self.pads, self.pads), weight, cast(self.bias, weight.dtype))
@@ -138,20 +145,27 @@ class Conv2d(Undrawn, nn.Conv2d, Filtered):
         bias = cast(self.bias, weight.dtype)
 
         def on_tile(tile: Tile, place: Place) -> Tensor:
-            if self.adds and (spare := current().spares.take(self._stored(tile, place), tile.data.dtype)) is not None:
-                # Clearing it costs less than pages of new memory do.
-                return self._onto(spare.movedim(-1, 1).zero_(), tile.data, place.missing, weight, bias)
-            return self._convolve(tile.data, place.missing, weight, bias)
+            there = tile.out
+            if there is None and self.adds:
+                spare = current().spares.take(self._stored(tile, place), tile.data.dtype)
+                there = None if spare is None else spare.movedim(-1, 1)
+            if there is None:
+                return self._convolve(tile.data, place.missing, weight, bias)
+            # Clearing it costs less than pages of new memory do.
+            return self._onto(there.zero_(), tile.data, place.missing, weight, bias)
 
         return on_tile
 
     def bind_onto(self, added: Field, source: Source) -> OnTile:
         weight = source.kernel(self.weight)
-        bias = cast(self.bias, weight.dtype)
+        bias, is_there = cast(self.bias, weight.dtype), source.overwrites(added)
 
         def on_tile(tile: Tile, place: Place) -> Tensor:
-            there = current().spares.empty(self._stored(tile, place), tile.data.dtype).movedim(-1, 1)
-            there.copy_(source.part(added, tile.image, place.region))
+            there = tile.out
+            if there is None:
+                there = current().spares.empty(self._stored(tile, place), tile.data.dtype).movedim(-1, 1)
+            if tile.out is None or not is_there:
+                there.copy_(source.part(added, tile.image, place.region))
             return self._onto(there, tile.data, place.missing, weight, bias)
 
         return on_tile
@@ -293,7 +307,41 @@ class UpsampleConv2d(Undrawn, nn.Conv2d, Filtered):
         dtype = torch.promote_types(source.dtype, convolving_dtype(self.weight))
         weight = source.kernel(self.transposed_kernel(dtype))
         bias = cast(self.bias, weight.dtype)
-        return lambda tile, place: self._enlarged(tile.data, place.missing, weight, bias)
+        if not self.lands:
+            return lambda tile, place: self._enlarged(tile.data, place.missing, weight, bias)
+
+        def on_tile(tile: Tile, place: Place) -> Tensor:
+            there = tile.out
+            if there is None:
+                made = (len(tile.data), self.out_channels, *(span.size for span in place.region))
+                there = current().spares.empty(stored(made), tile.data.dtype).movedim(-1, 1)
+            top = place.region[0].start
+            for band in self._bands(place.region):
+                window = self._of_band(band, place.windows[0])
+                inside = window.span.start - place.windows[0].span.start
+                part = tile.data[:, :, inside : inside + window.span.size]
+                missing = ((window.before, window.after), place.missing[1])
+                there[:, :, band.start - top : band.stop - top].copy_(self._enlarged(part, missing, weight, bias))
+            return there
+
+        return on_tile
+
+    @property
+    def lands(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        here = self.weight.device.type == "cpu" and convolving_dtype(self.weight) == self.weight.dtype
+        return here or super().lands
+
+    def _bands(self, region: Region) -> list[Span]:
+        """Rows of a region that are made at a time: so few that the system has memory for them at hand, and clears none."""
+        rows, columns = region
+        count = max(LANDING_ELEMENTS // (self.out_channels * columns.size) // self.factor, 1) * self.factor
+        return [Span(start, min(start + count, rows.stop)) for start in range(rows.start, rows.stop, count)]
+
+    def _of_band(self, band: Span, window: Window) -> Window:
+        """The part of a tile's window of rows that a band of its rows needs."""
+        start, stop = band.start // self.factor - 1, -(-band.stop // self.factor) + 1
+        span = Span(max(start, window.span.start), min(stop, window.span.stop))
+        return Window(span, span.start - start, stop - span.stop)
 
     def out_shape(self, shape: Shape) -> Shape:
         b, _, *sizes = shape
@@ -325,6 +373,17 @@ class UpsampleConv2d(Undrawn, nn.Conv2d, Filtered):
         # The weight, and in the wide dtype the same with zeros around it, and its sums.
         k, spread = self.factor + 2, 2 * self.factor + 1
         return self.weight.shape[:2].numel() * (9 + spread * spread + k * k) * max(element_bytes, 4)
+
+    def landing(self, read: Shape, made: Shape, place: Place) -> int:
+        if self.filters or not self.lands:
+            return self.scratch(read, made, place)
+        most = 0
+        for band in self._bands(place.region):
+            window = self._of_band(band, place.windows[0])
+            sizes = (*read[:2], window.span.size, *read[3:]), (*made[:2], band.size, *made[3:])
+            around = Place((band, place.region[1]), (window, place.windows[1]))
+            most = max(most, prod(sizes[1]) + self.scratch(*sizes, around))
+        return most
 
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
         if self.filters:

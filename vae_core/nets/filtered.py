@@ -32,6 +32,10 @@ class Filtered(Op):
         return self.filters
 
     @property
+    def lands(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.filters
+
+    @property
     def workspace(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return winograd.workspace_elements(self.weight, self.filtering) if self.filters else 0
 
@@ -70,7 +74,7 @@ class Filtered(Op):
                 there = Place(spans, tuple(map(Window, spans)))
                 return through(Tile(part, tile.image + image, owned=False), ((f, there) for f in head)).data
 
-            return convolve(tile.data, place.missing, head=enter if head else None)
+            return convolve(tile.data, place.missing, head=enter if head else None, out=tile.out)
 
         return on_tile
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..geometry import Span, Window, grid, slices
 from . import bands
 from .chain import Chain
-from .convolutions import zero_borders
+from .convolutions import split_pads, zero_borders
 from .layouts import Shape, is_innermost, stored
 from .passes import OnTile, Place, Source, Tile, through
 
@@ -42,13 +42,18 @@ def bind(chain: Chain, source: Source) -> list[tuple[int, OnTile]]:
     head, (number, convolve), memory = [on_tile for _, on_tile in bound[:n]], bound[n], _Memory()
 
     def on_tile(tile: Tile, place: Place) -> Tensor:
-        sizes = [w.before + w.span.size + w.after for w in place.windows]
+        _, pads = split_pads(place.missing)
+        around = [*zip(place.windows, pads, strict=True)]
+        sizes = [before + w.span.size + after for w, (before, after) in around]
         padded = memory.innermost((*tile.data.shape[:2], *sizes), tile.data.dtype)
-        zero_borders(padded, place.missing)
-        inside = tuple(slice(w.before, w.before + w.span.size) for w in place.windows)
+        zero_borders(padded, pads)
+        inside = tuple(slice(before, before + w.span.size) for w, (before, _) in around)
         over_bands(head, tile, [w.span.start for w in place.windows], padded[(..., *inside)])
-        windows = tuple(Window(Span(w.span.start - w.before, w.span.stop + w.after)) for w in place.windows)
-        return convolve(Tile(padded, tile.image, owned=True), Place(place.region, windows))
+        windows = tuple(
+            Window(Span(w.span.start - before, w.span.stop + after), w.before - before, w.after - after)
+            for w, (before, after) in around
+        )
+        return convolve(Tile(padded, tile.image, owned=True, out=tile.out), Place(place.region, windows))
 
     return [(number, on_tile), *bound[n + 1 :]]
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .layouts import dense, is_innermost
+from .memory import current
 from .passes import Field, OnTile, Op, Place, Shape, Source, Tile
 from .statistics import channel_statistics, group_norm_falls_short, stacked
 from .undrawn import Undrawn
@@ -176,6 +177,9 @@ class Plus(Op):
         by = None if self.by is None else self.by.at(source.dtype)
 
         def on_tile(tile: Tile, place: Place) -> Tensor:
+            if tile.out is not None:  # the other Field lies there
+                current().spares.add(tile.data)
+                return tile.out.add_(tile.data)
             rest = source.part(self.other, tile.image, place.region)
             if by is not None:
                 rest = by(dense(rest, is_innermost(tile.data)))

@@ -106,6 +106,10 @@ class Source(Protocol):
         """One image's region of another Field, `1 c …`, on the device that computes."""
         ...
 
+    def overwrites(self, field: Field) -> bool:
+        """Whether the pass's output takes over the memory of another Field, cell by cell."""
+        ...
+
     def cache(self, op: Op) -> OpCache | None:
         """The causal cache of an operation that looks back; None where there is none: the first chunk is the last as well."""
         ...
@@ -139,6 +143,8 @@ class Tile(NamedTuple):
     """False while `data` is a view of a Field, which must not be written and need not be contiguous."""
     into: Tensor | None = None
     """Memory where the first operation may put what it makes of a tile that is not owned."""
+    out: Tensor | None = None
+    """Where the tile lies in the pass's output: the operation puts what it makes there, and returns this very tensor."""
 
 
 OnTile = Callable[[Tile, Place], Tensor]
@@ -188,6 +194,8 @@ class Op:
     """Of the largest such part."""
     adds: bool = False
     """`onto` takes no more memory than `of` without its result, where all is of the weights' dtype."""
+    lands: bool = False
+    """In a streamed run on a CPU it puts what it makes of a tile into memory that is there: `Tile.out`, or a spare."""
     reach: int = 0
     """How many frames before its input's first it reads: in a clip, those that entered it in the chunk before."""
 
@@ -270,6 +278,10 @@ class Op:
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
         """Elements allocated besides input and output while one tile is computed; of a clip, `read` has the past as in `flops`."""
         return 0
+
+    def landing(self, read: Shape, made: Shape, place: Place) -> int:
+        """The same of an operation that `lands`, in a streamed run."""
+        return self.scratch(read, made, place)
 
 
 CausalCache = Mapping[Op, Tensor]

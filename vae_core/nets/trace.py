@@ -56,6 +56,10 @@ class TracedPass(NamedTuple):
         """Elements that one of its operations allocates besides input and output."""
         return self.chain.ops[i].scratch(self._with_past(i, read), made, place)
 
+    def landing(self, i: int, read: Shape, made: Shape, place: Place) -> int:
+        """The same where the run is streamed on a CPU."""
+        return self.chain.ops[i].landing(self._with_past(i, read), made, place)
+
     def _with_past(self, i: int, read: Shape) -> Shape:
         return (*read[:2], read[2] + self.past[i], *read[3:])
 

@@ -176,21 +176,30 @@ class Filter:
         self.kernel = _transformed(weight, how)
         self.bias = None if bias is None else bias.float()
 
-    def __call__(self, x: Tensor, pads: Pads, before: Sequence[Tensor | None] = (), head: Head | None = None) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        pads: Pads,
+        before: Sequence[Tensor | None] = (),
+        head: Head | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
         """`b c h w` or `b c t h w` with zeros around each frame as `pads` says; the result is in the dtype of x.
 
         `before` are the frames `b c h w` before the first, None for zeros. A kernel with more frames than there are in all meets
-        zeros before them. `head` is computed of each part of x before that is convolved.
+        zeros before them. `head` is computed of each part of x before that is convolved. `out` is where the result goes, if given.
         """
         if x.ndim == 4:
-            return self(x.unsqueeze(2), pads, before, head).squeeze(2)
+            made = self(x.unsqueeze(2), pads, before, head, None if out is None else out.unsqueeze(2))
+            return made.squeeze(2) if out is None else out
         kernel = self.kernel[-(len(before) + x.shape[2]) :]
         taps, _, i, o = kernel.shape
         frames = len(before) + x.shape[2] - taps + 1
         step = self.how.step
         pairs = [-(-(n + sum(pad) - 2) // step) for n, pad in zip(x.shape[3:], pads, strict=True)]
         sizes = [(n + sum(pad) - 2) * 2 // step for n, pad in zip(x.shape[3:], pads, strict=True)]
-        made = current().spares.empty(stored((len(x), o, frames, *sizes)), x.dtype)
+        shape = stored((len(x), o, frames, *sizes))
+        made = current().spares.empty(shape, x.dtype) if out is None else out.movedim(1, -1)
         most = part_sizes(pairs, part_pairs(i, o))
         part = _Part(self.how, *most, taps, i, o)
         for image in range(len(x)):
@@ -204,7 +213,7 @@ class Filter:
                     if t >= taps - 1:
                         view.multiply(kernel, t + 1)
                         view.write(made[image, t + 1 - taps], self.bias, 2 * rows.start, 2 * columns.start)
-        return made.movedim(-1, 1)
+        return made.movedim(-1, 1) if out is None else out
 
 
 def _transformed(weight: Tensor, how: Filtering) -> Tensor:

@@ -12,6 +12,7 @@ from typing import NamedTuple, cast
 
 from ..geometry import Span, Window, span_kinds
 from ..nets import bands
+from ..nets.convolutions import split_pads
 from ..nets.passes import Field, Place
 from ..nets.statistics import GATHERED
 from ..nets.trace import Cached, Trace, TracedPass, field_index
@@ -52,6 +53,8 @@ class _Stage(NamedTuple):
     made: int
     in_place: bool
     scratch: int
+    landing: int
+    """In place of `scratch` where the run is streamed."""
     parts: tuple[int, ...]
     strided_parts: bool
     cached: int
@@ -70,6 +73,14 @@ class _Kind(NamedTuple):
     padded: int
     """Of what a convolution reads where the chain is `banded`, with zeros around."""
 
+    def streamed(self) -> _Kind:
+        return self._replace(stages=tuple(s._replace(scratch=s.landing) for s in self.stages))
+
+    def landed(self, first: int) -> _Kind:
+        """The same where what this operation and those after it make is in the pass's output at once."""
+        there = tuple(s._replace(made=0, in_place=True) for s in self.stages[first:])
+        return self._replace(stages=(*self.stages[:first], *there))
+
     def banded(self, count: int) -> _Kind:
         """The same where so many operations work in memory that is there, and the next one copies nothing."""
         head = tuple(s._replace(made=0, scratch=0) for s in self.stages[:count])
@@ -82,6 +93,7 @@ class Tiling:
     def __init__(self, p: TracedPass, tile: Sequence[int], images: int = 1):
         self.p, self.images = p, images
         axes = [_axis_kinds(p, axis, edge) for axis, edge in enumerate(tile)]
+        self.dense = _is_dense(tile, p.shape[2:])
         self.tiles = prod(sum(kind.count for kind in kinds) for kinds in axes)
         self.kinds = [*dict.fromkeys(map(self._kind, product(*axes)))]
         self.window_elements = p.stages[0][1] * prod(sum(k.count * k.windows[0].span.size for k in ks) for ks in axes)
@@ -102,16 +114,15 @@ class Tiling:
             scratch, cached = p.scratch(i, read, made, place), cached_elements(p, i, read, place)
             # What a fused operation makes is nowhere as a whole.
             nothing = i < p.chain.fused
-            stages.append(
-                _Stage(0 if nothing else prod(made), op.in_place, 0 if nothing else scratch, parts, strided, cached)
-            )
+            made, scratch, landing = (0, 0, 0) if nothing else (prod(made), scratch, p.landing(i, read, made, place))
+            stages.append(_Stage(made, op.in_place, scratch, landing, parts, strided, cached))
         sizes = tuple(k.windows[0].span.size for k in combination)
         whole = sizes == tuple(p.stages[0][2:]) and not p.view
         parts = tuple(n for stage in stages for n in stage.parts)
         banded = p.chain.banded
-        around = prod(
-            k.windows[banded].before + k.windows[banded].span.size + k.windows[banded].after for k in combination
-        )
+        windows = [k.windows[banded] for k in combination]
+        _, pads = split_pads([(w.before, w.after) for w in windows])
+        around = prod(w.span.size + sum(pad) for w, pad in zip(windows, pads, strict=True))
         padded = self.images * p.stages[banded][1] * around if banded else 0
         return _Kind(self.images * p.stages[0][1] * prod(sizes), whole, tuple(stages), parts, padded)
 
@@ -121,6 +132,16 @@ class Tiling:
         read = (self.images, self.p.stages[i][1], *(sum(k.count * cells(k.windows[i]) for k in ks) for ks in axes))
         made = (self.images, self.p.stages[i + 1][1], *(sum(k.count * k.spans[i].size for k in ks) for ks in axes))
         return self.p.flops(i, read, made)
+
+    def lands(self, overwrites: int | None, *, gaps: bool = False) -> int | None:
+        """The number of the operation that puts tiles where they lie in the output, on a CPU (stream/tiled_pass.py).
+
+        The output takes over the memory of a Field, in which `gaps` say that cells do not follow on each other.
+        """
+        if overwrites == self.p.enters:
+            return None
+        is_it = None if overwrites is None else lambda field: field_index(field) == overwrites
+        return self.p.chain.lands(self.dense and not gaps, is_it)
 
     def need(
         self,
@@ -132,12 +153,14 @@ class Tiling:
         staged: bool,
         kept: int,
         caches_away: bool = False,
+        lands: int | None = None,
     ) -> Need:
         """Bytes of the largest tile; `kept` for the whole pass besides. `staged`: copies go through pinned buffers.
 
-        `caches_away`: the causal caches of the pass's operations live in another memory.
+        `caches_away`: the causal caches of the pass's operations live in another memory. `lands` is the number of the operation
+        that puts tiles where they are to lie.
         """
-        asked = (enters, tuple(reads), itemsize, out, staged, kept, caches_away)
+        asked = (enters, tuple(reads), itemsize, out, staged, kept, caches_away, lands)
         if asked not in self._needs:
             self._needs[asked] = self._need(*asked)
         return self._needs[asked]
@@ -151,6 +174,7 @@ class Tiling:
         staged: bool,
         kept: int,
         caches_away: bool,
+        lands: int | None,
     ) -> Need:
         chain = self.p.chain
         kept += self._kept(itemsize)
@@ -160,8 +184,13 @@ class Tiling:
         converted = self.largest_made * out.itemsize if out.itemsize != itemsize else 0
         # On a CPU, statistics are taken of a copy of a part.
         copied = 0 if staged else min(self.largest_made, bands.BAND_ELEMENTS) * itemsize
-        after = self.largest_made * itemsize + copied + converted + (inputs if fetches else 0)
-        kinds = [kind.banded(chain.banded) for kind in self.kinds] if chain.banded else self.kinds
+        kinds, made = [kind.streamed() for kind in self.kinds], self.largest_made
+        if lands is not None and out.itemsize == itemsize:
+            kinds = [kind.landed(lands) for kind in kinds]
+            made = 0 if chain.ops[lands].lands else made
+            copied *= 1 if self.dense else 2
+        after = made * itemsize + copied + converted + (inputs if fetches else 0)
+        kinds = [kind.banded(chain.banded) for kind in kinds] if chain.banded else kinds
         tile = max(self._computing(kind, enters, reads, itemsize, caches_away) for kind in kinds)
         tile, after = (n + max(kind.padded for kind in kinds) * itemsize for n in (tile, after))
         if chain.banded and itemsize < 4:
@@ -248,6 +277,12 @@ class Tiling:
         place = Place(region, tuple(map(Window, region)))
         head = takewhile(lambda op: op.pixelwise, self.p.chain.ops)
         return (made + bands.BAND_ELEMENTS + max(op.scratch(part, part, place) for op in head)) * itemsize
+
+
+def _is_dense(tile: Sequence[int], sizes: Sequence[int]) -> bool:
+    """Whether tiles of a Field with its channels innermost lie in one piece."""
+    first = next((i for i, edge in enumerate(tile) if edge > 1), len(tile))
+    return tuple(tile[first + 1 :]) == tuple(sizes[first + 1 :])
 
 
 def cached_elements(p: TracedPass, i: int, read: Sequence[int], place: Place) -> int:

@@ -13,13 +13,17 @@ from functools import cached_property
 from math import prod
 from typing import NamedTuple
 
+from ..nets.layouts import Shape
 from ..nets.segments import Segment, segments
 from ..nets.trace import Trace, TracedPass
 from ..schedule import HOMES, Held, Home, Step, Steps
 from .depth_first import NAME, depth_first_tiles
-from .footprint import Need, Reading, cache_bytes, caches_at, caches_during
+from .footprint import Need, Reading, Tiling, cache_bytes, caches_at, caches_during
 from .plan import Budget, Costs
 from .tilings import Tilings
+
+LEAST_ROWS = 64
+"""Of a tile that is as wide as the picture: its halo has a row above and one below."""
 
 CALLERS = -1
 """The index of an input that the caller holds, where the run works on a copy of it."""
@@ -34,6 +38,8 @@ class Live(NamedTuple):
     itemsize: int
     converts: bool = False
     """Its elements are of another dtype than the run computes in."""
+    gaps: bool = False
+    """It lies in memory of a Field with more channels, cell by cell."""
 
 
 State = tuple[Live, ...]
@@ -54,6 +60,7 @@ class Choice(NamedTuple):
     """What was decided for one pass, or for a segment of them that goes depth first."""
 
     tile: tuple[int, ...]
+    edge: int
     home: Home
     overwrites: int | None
     operations: int
@@ -74,6 +81,8 @@ class Option(NamedTuple):
 
     cost: int
     tile: tuple[int, ...]
+    edge: int
+    """Of a square tile with as many cells."""
     need: Need
     operations: int
     moved: int
@@ -180,7 +189,7 @@ class Streamable:
             if at["disk"] > budget.disk_bytes or (self.apart and host_room < 0):
                 continue
             options = (
-                self._tiled(passes[0], held, home)
+                self._tiled(passes[0], held, home, overwrites)
                 if segment is None
                 else self._depth_first(segment, held[segment.enters], home)
             )
@@ -192,7 +201,9 @@ class Streamable:
             peaks = found.peaks.over(
                 at["device"] + option.need.device + self.statistics, at["host"] + option.need.host, at["disk"]
             )
-            choice = Choice(option.tile, home, overwrites, option.operations, option.moved, segment)
+            if overwrites is not None:
+                out = out._replace(gaps=self._leaves_gaps(p, overwrites, option.tile, held))
+            choice = Choice(option.tile, option.edge, home, overwrites, option.operations, option.moved, segment)
             made.append((after, Found(found.cost + option.cost, peaks, (choice, found.choices))))
         return made
 
@@ -225,19 +236,32 @@ class Streamable:
                 return option
         return None
 
-    def _tiled(self, i: int, held: dict[int, Live], home: Home) -> list[Option]:
+    def _leaves_gaps(self, p: TracedPass, overwrites: int, tile: tuple[int, ...], held: dict[int, Live]) -> bool:
+        """Whether what takes over a Field's memory lies where that has its cells (stream/tiled_pass.py)."""
+        wider = self.trace.shapes[overwrites][1] > p.shape[1]
+        return held[overwrites].gaps or (wider and (self.apart or tile[1:] != p.shape[3:]))
+
+    def _tiled(self, i: int, held: dict[int, Live], home: Home, overwrites: int | None) -> list[Option]:
         """Every tile size for a pass that finds its Fields where `held` says, cheapest first."""
         p, caches = self.trace.passes[i], self.caches_of[i]
-        circumstances = [(held[f].home, held[f].itemsize, held[f].converts) for f in (p.enters, *p.others)]
+        circumstances = [(*held[f][1:2], *held[f][3:], f == overwrites) for f in (p.enters, *p.others)]
         key = (self._kinds[i], home, *circumstances, *caches.items())
         if key not in self._options:
-            made = dict.fromkeys(self._tiles(p))
-            options = [self._option(p, tile, held, home, caches) for tile in made]
+            options = [
+                self._option(p, tile, edge, held, home, caches, overwrites) for tile, edge in self._tiles(p).items()
+            ]
             self._options[key] = sorted(options, key=lambda option: option.cost)
         return self._options[key]
 
     def _option(
-        self, p: TracedPass, tile: tuple[int, ...], held: dict[int, Live], home: Home, caches: Mapping[Home, int]
+        self,
+        p: TracedPass,
+        tile: tuple[int, ...],
+        edge: int,
+        held: dict[int, Live],
+        home: Home,
+        caches: Mapping[Home, int],
+        overwrites: int | None,
     ) -> Option:
         if not p.chain.ops:
             return self._foreign(p, held[p.enters], home)
@@ -250,6 +274,7 @@ class Streamable:
             staged=self.apart,
             kept=sum(self._elements(f) for f in p.reads_all if self._reading(held[f]).copied) * self.itemsize,
             caches_away=self.apart and any(h != "device" for h in caches),
+            lands=self._lands(p, tiling, None if overwrites is None else held[overwrites]),
         )
         # The frames of a clip that a pass sees as a batch of pictures; else one.
         pictures = p.shape[0]
@@ -260,7 +285,13 @@ class Streamable:
         moved[home] += prod(p.shape) * self.itemsize
         for place, elements in caches.items():
             moved[place] += elements * self.itemsize
-        return self._weighed(tile, need, pictures * tiling.operations, pictures * tiling.tiles, moved)
+        return self._weighed(tile, edge, need, pictures * tiling.operations, pictures * tiling.tiles, moved)
+
+    def _lands(self, p: TracedPass, tiling: Tiling, overwritten: Live | None) -> int | None:
+        """The number of the operation that puts tiles where they lie in the output; the result may be laid out in another way."""
+        if self.apart or p.makes == self.result:
+            return None
+        return tiling.lands(None) if overwritten is None else tiling.lands(overwritten.index, gaps=overwritten.gaps)
 
     def _depth_first(self, segment: Segment, enters: Live, home: Home) -> list[Option]:
         """Every tile size for a segment, cheapest first."""
@@ -285,7 +316,7 @@ class Streamable:
         for place, elements in caches.items():
             # Halos have about the share of the causal cache that they have of the operations.
             moved[place] += elements * self.itemsize * tiling.operations // max(segment.operations, 1)
-        return self._weighed(tile, need, tiling.operations, tiling.tiles * len(segment.passes), moved)
+        return self._weighed(tile, max(tile), need, tiling.operations, tiling.tiles * len(segment.passes), moved)
 
     def _caches_in(self, segment: Segment) -> Mapping[Home, int]:
         """Per place, the elements of the causal cache that a segment reads and writes."""
@@ -301,15 +332,15 @@ class Streamable:
         need = Need(size * (3 if self._reading(enters).copied else 2), 0)
         moved = dict.fromkeys(HOMES, 0)
         moved[home] = size
-        return self._weighed(p.shape[2:], need, 0, 1, moved)
+        return self._weighed(p.shape[2:], max(p.shape[2:]), need, 0, 1, moved)
 
     def _weighed(
-        self, tile: tuple[int, ...], need: Need, operations: int, tiles: int, moved: dict[Home, int]
+        self, tile: tuple[int, ...], edge: int, need: Need, operations: int, tiles: int, moved: dict[Home, int]
     ) -> Option:
         far = moved["host"] + moved["disk"]
         copies = moved["host"] * self.costs.host_byte + moved["disk"] * self.costs.disk_byte
         each = self.costs.tile + self.costs.fresh(need.device)
-        return Option(int(operations + tiles * each + copies), tile, need, operations, far)
+        return Option(int(operations + tiles * each + copies), tile, edge, need, operations, far)
 
     def _reading(self, f: Live) -> Reading:
         """On a CPU a file is mapped, and read like memory."""
@@ -318,10 +349,21 @@ class Streamable:
     def _elements(self, field: int) -> int:
         return prod(self.trace.shapes[field])
 
-    def _tiles(self, p: TracedPass) -> list[tuple[int, ...]]:
-        """Tiles of each edge, aligned to what the pass's operations ask for, no larger than the Field."""
-        align = p.chain.align
-        return [tuple(min(max(edge // align, 1) * align, size) for size in p.shape[2:]) for edge in self.edges]
+    def _tiles(self, p: TracedPass) -> dict[tuple[int, ...], int]:
+        """Tiles of each edge, aligned to what the pass's operations ask for, no larger than the Field; and their edges.
+
+        On a CPU one of a picture is as wide as that and has no more cells than the square: it lies in one piece, and can be made
+        where it is to lie.
+        """
+        align, sizes = p.chain.align, p.shape[2:]
+        tiles = {}
+        for edge in self.edges:
+            tile = tuple(min(max(edge // align, 1) * align, size) for size in sizes)
+            side = max(tile)
+            if not self.apart and len(sizes) == 2:
+                tile = _wide(tile, sizes, align)
+            tiles.setdefault(tile, side)
+        return tiles
 
     def steps(self, found: Found, first: int = 0) -> Steps:
         """The steps of a way, from pass `first` on."""
@@ -371,7 +413,7 @@ class Streamable:
     def totals(self, found: Found) -> tuple[int, int, tuple[int, int]]:
         """Operations, bytes moved, and the smallest and largest edge of a tile, of one image."""
         choices = self._choices(found)
-        edges = [max(choice.tile) for choice in choices]
+        edges = [choice.edge for choice in choices]
         return sum(c.operations for c in choices), sum(c.moved for c in choices), (min(edges), max(edges))
 
     def _choices(self, found: Found) -> list[Choice]:
@@ -386,6 +428,15 @@ class Streamable:
     def state(self, held: Sequence[Held | None]) -> State:
         """Fields that exist, as the search sees them, the result among them."""
         return tuple(Live(i, *h, h.itemsize != self.itemsize) for i, h in enumerate(held) if h is not None)
+
+
+def _wide(tile: tuple[int, ...], sizes: Shape, align: int) -> tuple[int, ...]:
+    """A tile as wide as the picture, with no more cells, all of about the same height; the same one where that would be too low."""
+    rows = prod(tile) // sizes[1] // align * align
+    if tile[1] == sizes[1] or rows < max(LEAST_ROWS, align):
+        return tile
+    count = -(-sizes[0] // rows)
+    return (-(-sizes[0] // (count * align)) * align, sizes[1])
 
 
 def _caches_of_passes(trace: Trace, homes: Sequence[Home]) -> list[Mapping[Home, int]]:

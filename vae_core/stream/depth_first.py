@@ -58,6 +58,9 @@ class _Source(NamedTuple):
         assert isinstance(field, TracedField)
         return self.patches.view(field.index, region[-2:], field.shape)
 
+    def overwrites(self, field: Field) -> bool:
+        return False
+
     def cache(self, op: Op) -> OpCache | None:
         return self.caches.get(op)
 

@@ -10,6 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..geometry import grid, slices
+from ..nets import bands
+from ..nets.layouts import innermost, is_innermost
 from ..nets.statistics import GATHERED, channel_statistics, stacked
 
 
@@ -38,7 +41,11 @@ def _merged_alike(parts: list[Part]) -> Part:
 
 
 def _of_tile(tile: Tensor) -> Part:
-    return Part(tile[0, 0].numel(), *channel_statistics(tile))
+    if tile.device.type != "cpu" or tile.is_contiguous() or is_innermost(tile):
+        return Part(tile[0, 0].numel(), *channel_statistics(tile))
+    # Of a strided one band by band, each a copy: torch would copy all of it, or take several times as long.
+    regions = grid(tile.shape[2:], bands.band(tile.shape))
+    return _merged([_of_tile(innermost(tile[slices(region)])) for region in regions])
 
 
 def _merged(parts: list[Part]) -> Part:

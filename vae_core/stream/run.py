@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -34,6 +34,8 @@ from .journal import Journal
 from .moments import Moments, Part, moments_of
 from .progress import Finished, OnProgress, ProgressMeter
 from .tiled_pass import Inputs, TiledPass, TileSource
+
+Made = TypeVar("Made")
 
 
 class NonFinite(Exception):
@@ -104,7 +106,7 @@ class Streamed:
         segment = self._segment(step)
         work = TiledPass.begin(x if segment is None else self.fields[segment.enters], chain, stages, step, segment)
         self._insist(work, self._tiles)
-        widened = step.statistics and not work.finite()
+        widened = step.statistics and not self._insist(work, TiledPass.finite)
         if widened:
             work = self._in_float32(work)
         out = self._done(work)
@@ -121,7 +123,7 @@ class Streamed:
         started, step = time.perf_counter(), self._step()
         work = TiledPass.begin(x, Chain(()), [x.shape], replace(step, tile=x.shape[2:]))
         self._insist(work, lambda work: self._piece(work, function))
-        if step.statistics and not work.finite():
+        if step.statistics and not self._insist(work, TiledPass.finite):
             raise NonFinite(self.position)
         self.journal.clock(step.name, started)
         return self._done(work)
@@ -133,17 +135,26 @@ class Streamed:
         if work.segment is not None:
             return self._tiles_depth_first(work, work.segment)
         out, caches = self._output(work), self.caches.of_pass(work.chain.ops, work.stages, self.dtype)
-        source = TileSource(work.x, self.homes, self.dtype, caches)
+        source = TileSource(work, self.homes, self.dtype, caches)
         on_tiles = heads.bind(work.chain, source)
         fetches = work.fetches(self.device)
         ahead: Inputs | None = None
+        if work.landed is not None:
+            self._finish_landed(work, out)
         while work.todo:
             image, region = work.todo[0]
             # What one tile was made in is memory for the next, if that is as large.
             current().spares.keep_only([work.stages[-1][1] * cells(region) * self.dtype.itemsize])
             inputs = ahead or self._inputs(work, image, region)
             source.parts = inputs.parts
-            data = self._computed(on_tiles, inputs).to(out.all.dtype)
+            place = out.part(image, region)
+            lands = None if self._is_last else work.lands(region, self.dtype)
+            data = self._computed(on_tiles, inputs, place, lands).to(out.all.dtype)
+            if data is place:
+                # From here on it must not be computed again, where it was added to what was there.
+                work.landed = work.todo.popleft()
+                self._finish_landed(work, out)
+                continue
             parts = None if out.moments is None else out.moments.gathered(image, data)
             # What the next tile reads travels while this one is computed.
             ahead = self._inputs(work, *work.todo[1]) if fetches and len(work.todo) > 1 else None
@@ -182,6 +193,16 @@ class Streamed:
         work.todo.popleft()
         self._told(work, cells(region), Finished(image, region, data) if self._is_last else None)
 
+    def _finish_landed(self, work: TiledPass, out: StreamField) -> None:
+        """The same of a tile that is there already; never of the result, which may be laid out in another way."""
+        assert work.landed is not None
+        image, region = work.landed
+        data = out.part(image, region)
+        if out.moments is not None:
+            out.moments.images[image] = out.moments.gathered(image, data)
+        work.landed = None
+        self._told(work, cells(region))
+
     def _inputs(self, work: TiledPass, image: int, region: Region) -> Inputs:
         places = work.chain.places(region, work.stages)
         window = work.x.part(image, tuple(w.span for w in places[0].windows))
@@ -201,8 +222,14 @@ class Streamed:
         """A part of a Field on the device and in the dtype of the pass: a copy, or `part` itself."""
         return (part if part.device == self.device else self.ferry.fetch(part, slot)).to(self.dtype)
 
-    def _computed(self, on_tiles: Sequence[tuple[int, OnTile]], inputs: Inputs) -> Tensor:
-        return through(inputs.tile.pop(), ((on_tile, inputs.places[i]) for i, on_tile in on_tiles)).data
+    def _computed(
+        self, on_tiles: Sequence[tuple[int, OnTile]], inputs: Inputs, out: Tensor, lands: int | None
+    ) -> Tensor:
+        """A tile; operation `lands` puts it into `out`."""
+        tile = inputs.tile.pop()
+        for i, on_tile in on_tiles:
+            tile = through(tile._replace(out=out if i == lands else None), [(on_tile, inputs.places[i])])
+        return tile.data
 
     def _piece(self, work: TiledPass, function: Callable[[Tensor], Tensor]) -> None:
         out = self._output(work)
@@ -252,7 +279,7 @@ class Streamed:
         if self.result is not None and self._is_last:
             data = self.result
         elif dying is not None and dying.all.dtype == self.dtype:
-            data, home, work.overwritten = dying.all[:, : shape[1]], dying.home, dying
+            data, home, work.overwritten = work.taken_over(dying), dying.home, dying
         else:
             data = self.homes.empty(shape, self.dtype, home, step.tokens)
         self.homes.spares.keep_only()
@@ -271,7 +298,7 @@ class Streamed:
 
     # --- mishaps ------------------------------------------------------------------------------------------------------
 
-    def _insist(self, work: TiledPass, attempt: Callable[[TiledPass], None]) -> None:
+    def _insist(self, work: TiledPass, attempt: Callable[[TiledPass], Made]) -> Made:
         """Attempt a pass until it is done, making room whenever memory runs out. Raises BudgetError when no room is left."""
         while True:
             try:
@@ -319,7 +346,7 @@ class Streamed:
             if one.data is None or one.home != home or one.data is self.result:
                 continue
             if one is work.out and work.overwritten is not None:
-                one.data = work.overwritten.all[:, : one.shape[1]]
+                one.data = work.taken_over(work.overwritten)
             else:
                 one.data = self.homes.empty(one.shape, one.data.dtype, to, one.tokens).copy_(one.data)
             one.home = to
@@ -335,7 +362,7 @@ class Streamed:
         again = TiledPass.begin(work.x, work.chain, work.stages, work.step, work.segment)
         work.out = None
         self._insist(again, self._tiles)
-        if not again.finite():
+        if not self._insist(again, TiledPass.finite):
             raise NonFinite(self.position)
         return again
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import NamedTuple, cast
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from ..geometry import Region, cut_again, grid
 from ..nets.chain import Chain
 from ..nets.convolutions import kernel
-from ..nets.layouts import innermost
+from ..nets.layouts import innermost, is_innermost, stored
 from ..nets.passes import Field, Op, Place, Shape, Tile
 from ..nets.segments import Segment
 from ..schedule import Step
@@ -50,6 +51,10 @@ class TiledPass:
     out: StreamField | None = None
     overwritten: StreamField | None = None
     """The Field whose memory `out` has taken over."""
+    packed: bool = False
+    """What is written may lie where later cells of the same Field do, so that tiles stay as wide as the picture."""
+    landed: tuple[int, Region] | None = None
+    """The image and region of a tile that is in `out`, and still counts as one of those to do."""
     segment: Segment | None = None
     """The passes that are carried out in this one, depth first; `x` is what enters the first of them."""
 
@@ -65,6 +70,8 @@ class TiledPass:
         """Go on with tiles of half the edge; False where they are as small as makes sense."""
         align = self.chain.align
         smaller = tuple(max(-(-edge // 2 // align), 1) * align if edge > SMALLEST_TILE else edge for edge in self.tile)
+        if self.packed:
+            smaller = (max(self.tile[0] // 2 // align, 1) * align, *self.tile[1:])
         if self.segment is not None:
             smaller = (*self.tile[:-2], *smaller[-2:])  # all frames go together
         if smaller == self.tile or not self.chain.ops:
@@ -72,6 +79,29 @@ class TiledPass:
         self.tile = smaller
         self.todo = deque((image, part) for image, region in self.todo for part in cut_again(region, smaller))
         return True
+
+    def lands(self, region: Region, dtype: torch.dtype) -> int | None:
+        """The number of the operation that puts a tile where it lies in `out`, on a CPU; None where it is copied there."""
+        out = cast(StreamField, self.out)
+        if self.overwritten is self.x or out.all.dtype != dtype:
+            return None
+        overwrites = None if self.overwritten is None else self.overwrites
+        return self.chain.lands(is_innermost(out.part(0, region)), overwrites)
+
+    def taken_over(self, dying: StreamField) -> Tensor:
+        """The memory of a Field for the output: where that has fewer channels, without gaps if tiles are as wide as the picture.
+
+        Then tile after tile comes to lie where Fields have been read already. Else each lies where its own cells do.
+        """
+        data, shape = dying.all, self.stages[-1]
+        if shape[1] == data.shape[1] or not is_innermost(data) or self.tile[1:] != shape[3:]:
+            return data[:, : shape[1]]
+        self.packed = True
+        return data.movedim(1, -1).flatten()[: prod(shape)].view(stored(shape)).movedim(-1, 1)
+
+    def overwrites(self, field: Field) -> bool:
+        """Whether `out` has taken over a Field's memory."""
+        return self.overwritten is not None and cast(StreamField, field).index == self.overwritten.index
 
     def finite(self) -> bool:
         """Whether every element of the output is, as far as its statistics tell."""
@@ -87,22 +117,22 @@ class TiledPass:
 class TileSource:
     """What a pass offers to its operations (nets.passes.Source)."""
 
-    def __init__(self, entering: StreamField, homes: Homes, dtype: torch.dtype, caches: Mapping[Op, StreamedCache]):
-        self.entering, self.device, self.dtype, self.caches = entering, homes.device, dtype, caches
+    def __init__(self, work: TiledPass, homes: Homes, dtype: torch.dtype, caches: Mapping[Op, StreamedCache]):
+        self.work, self.device, self.dtype, self.caches = work, homes.device, dtype, caches
         self.innermost = homes.innermost
         self.parts: dict[int, Tensor] = {}
 
     @property
     def entering_shape(self) -> Shape:
-        return self.entering.shape
+        return self.work.x.shape
 
     def kernel(self, weight: Tensor) -> Tensor:
         weight = kernel(weight, self.dtype)
         return innermost(weight) if self.innermost else weight
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        assert self.entering.moments is not None, "the plan kept no statistics of a Field that is normalised"
-        return self.entering.moments.statistics()
+        assert self.work.x.moments is not None, "the plan kept no statistics of a Field that is normalised"
+        return self.work.x.moments.statistics()
 
     def everything(self, field: Field) -> Tensor:
         return cast(StreamField, field).all.to(self.device, self.dtype)
@@ -111,6 +141,9 @@ class TileSource:
         other = cast(StreamField, field)
         fetched = self.parts.pop(other.index, None)
         return other.part(image, region) if fetched is None else fetched
+
+    def overwrites(self, field: Field) -> bool:
+        return self.work.overwrites(field)
 
     def cache(self, op: Op) -> StreamedCache | None:
         return self.caches.get(op)

@@ -208,5 +208,8 @@ class _BandSource:
     def part(self, field: Field, image: int, region: Region) -> Tensor:
         return cast(Whole, field).data[image : image + 1][slices(region)]
 
+    def overwrites(self, field: Field) -> bool:
+        return False
+
     def cache(self, op: Op) -> None:
         return None

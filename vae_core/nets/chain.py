@@ -95,7 +95,7 @@ class Chain:
         """How many operations it begins with that tiles go through band by band, into memory that a convolution reads as it is."""
         count = self._leading
         in_memory = count and self.ops[0].fills and all(op.in_place for op in self.ops[1:count])
-        return count if in_memory and self.ops[count].adds else 0
+        return count if in_memory and self.ops[count].adds and not self.ops[count].reach else 0
 
     def kept(self, element_bytes: int) -> int:
         """Bytes that its operations hold for the whole pass."""

@@ -8,19 +8,22 @@ over `x.frames()`.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..geometry import Region, Span, Window, convolution_window, cut_again, grid, slices
-from . import bands
+from . import bands, onednn
+from .arithmetic import convolving_dtype
 from .convolutions import (
     cast,
+    cleared,
     convolving_elements,
     copied_bytes,
+    holding_tiles,
     kernel,
     padded_elements,
     split_pads,
@@ -32,6 +35,9 @@ from .layouts import dense, new_empty, select
 from .passes import Field, OnTile, Op, OpCache, Place, Shape, Source, Tile
 from .undrawn import Undrawn
 from .winograd import PLAIN, Filter, Pads
+
+OnTileAfter = Callable[[Tile, "Tensor | None", Place], Tensor]
+"""Computes one tile after the known frames before it."""
 
 
 class CausalConv3d(Undrawn, nn.Conv3d, Filtered):
@@ -70,6 +76,31 @@ class CausalConv3d(Undrawn, nn.Conv3d, Filtered):
         return self._convolve(x, past, self.pads, weight, cast(self.bias, weight.dtype))
 
     @property
+    def adds(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.stride == (1, 1, 1) and not self.filters and onednn.adds(self.weight)
+
+    def onto(self, there: Tensor, x: Tensor, past: Tensor | None = None) -> Tensor:
+        weight = kernel(self.weight, x.dtype)
+        return self._convolve(x, past, self.pads, weight, cast(self.bias, weight.dtype), there)
+
+    def room(self, shape: Shape, past: int) -> int:
+        before = self.pads[0][0]
+        if self.filters or self.weight.device.type != "cpu" or convolving_dtype(self.weight) != self.weight.dtype:
+            return 0
+        return past if self._makes_one(shape[2] + before) else before
+
+    def in_room(self, x: Tensor, room: int, past: Tensor | None, there: Tensor | None = None) -> Tensor:
+        weight, known = kernel(self.weight, x.dtype), 0 if past is None else past.shape[2]
+        self._put_before(x, room, past, room - known)
+        unknown = self.pads[0][0] - room
+        own = (0, *(before for before, _ in self.pads[1:]))
+        return self._convolved(x, own, weight[:, :, unknown:], cast(self.bias, weight.dtype), there)
+
+    def _makes_one(self, frames: int) -> bool:
+        """Of so many frames, one is made, and what meets zeros need not be multiplied."""
+        return frames == self.kernel_size[0] and not self.repeats_first
+
+    @property
     def geometry(self) -> Hashable:
         size = (self.in_channels, self.out_channels, self.kernel_size, self.stride)
         return self.name, *size, self.repeats_first, self.filters
@@ -87,28 +118,43 @@ class CausalConv3d(Undrawn, nn.Conv3d, Filtered):
         """As `_convolve`; no frame is copied to stand before another."""
         known = [] if past is None else list(past.unbind(2))
         unknown = missing[0][0] - len(known)
-        if not self.repeats_first and x.shape[2] + missing[0][0] == self.kernel_size[0]:
-            unknown = 0  # one frame is made, and what meets zeros need not be multiplied
+        if self._makes_one(x.shape[2] + missing[0][0]):
+            unknown = 0
         first = (x if past is None else past)[:, :, 0] if self.repeats_first else None
         return convolve(x, missing[1:], [first] * unknown + known, out=out)
 
-    def _convolve(self, x: Tensor, past: Tensor | None, missing: Pads, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """`missing` is what x lacks around it; of the frames before it, `past` are known."""
+    def _convolve(
+        self,
+        x: Tensor,
+        past: Tensor | None,
+        missing: Pads,
+        weight: Tensor,
+        bias: Tensor | None,
+        there: Tensor | None = None,
+    ) -> Tensor:
+        """`missing` is what x lacks around it; of the frames before it, `past` are known. Added to what is `there`."""
         known = 0 if past is None else past.shape[2]
         (before, after), *sides = missing
         unknown = before - known
-        if unknown and not self.repeats_first and x.shape[2] + before == weight.shape[2]:
-            # One frame is made, and what meets zeros need not be multiplied.
+        if unknown and self._makes_one(x.shape[2] + before):
             weight, unknown = weight[:, :, unknown:], 0
         own, rest = split_pads(((unknown + known, after), *sides))
         x = self._put_behind(x, past, unknown, rest) if known or any(map(any, rest)) else x
+        return self._convolved(x, own, weight, bias, there)
+
+    def _convolved(
+        self, x: Tensor, pads: Sequence[int], weight: Tensor, bias: Tensor | None, there: Tensor | None
+    ) -> Tensor:
+        """All that it reads is in `x`, but for zeros, equally many on both sides of an axis."""
         if x.shape[2] == weight.shape[2] == 1:
-            made = F.conv2d(x.squeeze(2).to(weight.dtype), weight.squeeze(2), bias, self.stride[1:], own[1:]).unsqueeze(
-                2
-            )
-        else:
-            made = F.conv3d(x.to(weight.dtype), weight, bias, self.stride, own)
-        return made.to(x.dtype)
+            x, weight, stride, pads = x.squeeze(2), weight.squeeze(2), self.stride[1:], pads[1:]
+            if there is None:
+                return onednn.convolve(x.to(weight.dtype), weight, bias, stride, pads).to(x.dtype).unsqueeze(2)
+            onednn.convolve_onto(there.squeeze(2), x, weight, bias, stride, pads)
+            return there
+        if there is None:
+            return onednn.convolve(x.to(weight.dtype), weight, bias, self.stride, pads).to(x.dtype)
+        return onednn.convolve_onto(there, x, weight, bias, self.stride, pads)
 
     def _put_behind(self, x: Tensor, past: Tensor | None, unknown: int, pads: Pads) -> Tensor:
         """`x` behind the frames `past`, behind what stands for those that are unknown, and zeros around: in one copy."""
@@ -116,17 +162,47 @@ class CausalConv3d(Undrawn, nn.Conv3d, Filtered):
         (before, after), *sides = pads
         frames, *size = [n + sum(pair) for n, pair in zip((t, h, w), pads, strict=True)]
         made = new_empty(x, (b, c, frames, *size))
-        zero_borders(made, ((0 if self.repeats_first else unknown, after), *sides))
+        zero_borders(made, ((0, after), *sides))
         inside = made[:, :, :, sides[0][0] : sides[0][0] + h, sides[1][0] : sides[1][0] + w]
         inside[:, :, before : before + t].copy_(x)
-        if past is not None:
-            inside[:, :, unknown:before].copy_(past)
-        if self.repeats_first and unknown:
-            inside[:, :, :unknown].copy_((x if past is None else past)[:, :, :1].expand(-1, -1, unknown, -1, -1))
+        self._put_before(inside, before, past, unknown)
         return made
 
+    def _put_before(self, x: Tensor, room: int, past: Tensor | None, unknown: int) -> None:
+        """Fills the first frames of `x`, before the input: with what stands for unknown ones, and with the known ones."""
+        if past is not None:
+            x[:, :, unknown:room].copy_(past)
+        if unknown and self.repeats_first:
+            first = room if past is None else unknown
+            x[:, :, :unknown].copy_(x[:, :, first : first + 1].expand(-1, -1, unknown, -1, -1))
+        elif unknown:
+            x[:, :, :unknown].zero_()
+
+    @property
+    def lands(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.adds or super().lands
+
     def bind(self, source: Source) -> OnTile:
-        convolve = self._bound(source)
+        if self.filters:
+            filter = self.filter()
+            return self._bound(
+                source,
+                lambda tile, past, place: self._filtered(tile.data, past, place.missing, filter, tile.out),
+            )
+        return self._bound(source, self._convolving(source, partial(cleared, self)))
+
+    def bind_onto(self, added: Field, source: Source) -> OnTile:
+        return self._bound(source, self._convolving(source, holding_tiles(self, added, source)))
+
+    def _convolving(self, source: Source, where: Callable[[Tile, Place], Tensor | None]) -> OnTileAfter:
+        """What convolves a tile, after known frames; added to what is there."""
+        weight = source.kernel(self.weight)
+        bias = cast(self.bias, weight.dtype)
+        return lambda tile, past, place: self._convolve(
+            tile.data, past, place.missing, weight, bias, where(tile, place)
+        )
+
+    def _bound(self, source: Source, convolve: OnTileAfter) -> OnTile:
         cache = source.cache(self)
 
         def on_tile(tile: Tile, place: Place) -> Tensor:
@@ -135,17 +211,9 @@ class CausalConv3d(Undrawn, nn.Conv3d, Filtered):
                 cache.keep(*_own(tile, place))
                 if cache.frames and place.missing[0][0]:
                     past = _earlier(cache, tile, place)
-            return convolve(tile, past, place.missing)
+            return convolve(tile, past, place)
 
         return on_tile
-
-    def _bound(self, source: Source) -> Callable[[Tile, Tensor | None, Pads], Tensor]:
-        if self.filters:
-            filter = self.filter()
-            return lambda tile, past, missing: self._filtered(tile.data, past, missing, filter, tile.out)
-        weight = source.kernel(self.weight)
-        bias = cast(self.bias, weight.dtype)
-        return lambda tile, past, missing: self._convolve(tile.data, past, missing, weight, bias)
 
     def at(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """The convolution of whole tensors of `dtype`."""
@@ -204,6 +272,7 @@ class RMSNorm(nn.Module, Op):
     """Each position's channels scaled to length √c, times gamma; over single frames or whole clips."""
 
     fuses = True
+    fills = True
 
     def __init__(self, channels: int, axes: int):
         super().__init__()
@@ -214,13 +283,13 @@ class RMSNorm(nn.Module, Op):
 
     def bind(self, source: Source) -> OnTile:
         gamma = self.gamma.to(source.dtype)
-        return lambda tile, place: self._scaled(tile.data, gamma)
+        return lambda tile, place: self._scaled(tile.data, gamma, tile.into)
 
-    def _scaled(self, x: Tensor, gamma: Tensor) -> Tensor:
+    def _scaled(self, x: Tensor, gamma: Tensor, into: Tensor | None = None) -> Tensor:
         # Lengths in float32, as the published code has them where x is narrower; x itself is not widened.
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide(x.dtype)).clamp_min(1e-12)
         scale = (x.shape[1] ** 0.5 / length).clamp_max(torch.finfo(x.dtype).max)
-        return (x * scale.to(x.dtype)).mul_(gamma)
+        return torch.mul(x, scale.to(x.dtype), out=into).mul_(gamma)
 
     @property
     def geometry(self) -> Hashable:

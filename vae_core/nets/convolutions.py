@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from math import prod
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,46 @@ from .winograd import PLAIN, UPSAMPLING, Pads
 
 LANDING_ELEMENTS = 1 << 22
 """Of a result that is copied to where it belongs."""
+
+
+class Convolution(Protocol):
+    """One that may add what it makes to what is there."""
+
+    out_channels: int
+
+    @property
+    def adds(self) -> bool: ...
+
+
+def cleared(op: Convolution, tile: Tile, place: Place) -> Tensor | None:
+    """Memory for what an operation that `adds` makes of a tile; None where there is none.
+
+    Clearing it costs less than pages of new memory do.
+    """
+    there = tile.out
+    if there is None and op.adds:
+        spare = current().spares.take(_stored(op, tile, place), tile.data.dtype)
+        there = None if spare is None else spare.movedim(-1, 1)
+    return None if there is None else there.zero_()
+
+
+def holding_tiles(op: Convolution, added: Field, source: Source) -> OnTile:
+    """The same, holding what it adds to: a tile of another Field."""
+    is_there = source.overwrites(added)
+
+    def on_tile(tile: Tile, place: Place) -> Tensor:
+        if tile.out is not None and is_there:
+            return tile.out
+        there = tile.out
+        if there is None:
+            there = current().spares.empty(_stored(op, tile, place), tile.data.dtype).movedim(-1, 1)
+        return there.copy_(source.part(added, tile.image, place.region))
+
+    return on_tile
+
+
+def _stored(op: Convolution, tile: Tile, place: Place) -> Shape:
+    return stored((len(tile.data), op.out_channels, *(span.size for span in place.region)))
 
 
 def pad(x: Tensor, missing: Pads) -> Tensor:
@@ -116,7 +157,7 @@ class Conv2d(Undrawn, nn.Conv2d, Filtered):
     def lands(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.adds or super().lands
 
-    def onto(self, there: Tensor, x: Tensor) -> Tensor:
+    def onto(self, there: Tensor, x: Tensor, past: Tensor | None = None) -> Tensor:
         weight = kernel(self.weight, x.dtype)
         return self._onto(there, x, (self.pads, self.pads), weight, cast(self.bias, weight.dtype))
 
@@ -145,33 +186,18 @@ class Conv2d(Undrawn, nn.Conv2d, Filtered):
         bias = cast(self.bias, weight.dtype)
 
         def on_tile(tile: Tile, place: Place) -> Tensor:
-            there = tile.out
-            if there is None and self.adds:
-                spare = current().spares.take(self._stored(tile, place), tile.data.dtype)
-                there = None if spare is None else spare.movedim(-1, 1)
+            there = cleared(self, tile, place)
             if there is None:
                 return self._convolve(tile.data, place.missing, weight, bias)
-            # Clearing it costs less than pages of new memory do.
-            return self._onto(there.zero_(), tile.data, place.missing, weight, bias)
+            return self._onto(there, tile.data, place.missing, weight, bias)
 
         return on_tile
 
     def bind_onto(self, added: Field, source: Source) -> OnTile:
         weight = source.kernel(self.weight)
-        bias, is_there = cast(self.bias, weight.dtype), source.overwrites(added)
-
-        def on_tile(tile: Tile, place: Place) -> Tensor:
-            there = tile.out
-            if there is None:
-                there = current().spares.empty(self._stored(tile, place), tile.data.dtype).movedim(-1, 1)
-            if tile.out is None or not is_there:
-                there.copy_(source.part(added, tile.image, place.region))
-            return self._onto(there, tile.data, place.missing, weight, bias)
-
-        return on_tile
-
-    def _stored(self, tile: Tile, place: Place) -> Shape:
-        return stored((len(tile.data), self.out_channels, *(span.size for span in place.region)))
+        bias = cast(self.bias, weight.dtype)
+        holding = holding_tiles(self, added, source)
+        return lambda tile, place: self._onto(holding(tile, place), tile.data, place.missing, weight, bias)
 
     def at(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """The convolution of whole tensors of `dtype`."""

@@ -30,6 +30,18 @@ def adds(weight: Tensor) -> bool:
     )
 
 
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], pads: Sequence[int]) -> Tensor:
+    """The convolution of `x`, `b c …`. Where its channels lie innermost, so do those of the result.
+
+    That of torch has other code for small clips, and lays out what it makes in another way.
+    """
+    innermost = is_innermost(x) and not x.is_contiguous()
+    if innermost and adds(weight) and x.dtype == weight.dtype and not torch.is_grad_enabled():
+        once = [1] * len(stride)
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, [*pads], [*stride], once, 1, "none", [], None)
+    return (F.conv2d if x.ndim == 4 else F.conv3d)(x, weight, bias, tuple(stride), tuple(pads))
+
+
 def convolve_onto(
     there: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], pads: Sequence[int]
 ) -> Tensor:
@@ -38,8 +50,7 @@ def convolve_onto(
     Both lie with their channels innermost; in other layouts the result is the same, and its memory is allocated before it is added.
     """
     if not (adds(weight) and x.dtype == there.dtype == weight.dtype and is_innermost(there)):
-        convolve = F.conv2d if x.ndim == 4 else F.conv3d
-        return there.add_(convolve(x, weight, bias, tuple(stride), tuple(pads)))
+        return there.add_(convolve(x, weight, bias, stride, pads))
     once = [1] * len(stride)
     torch.ops.mkldnn._convolution_pointwise_.binary(
         there, x, weight, bias, [*pads], [*stride], once, 1, "add", 1.0, None, [], None

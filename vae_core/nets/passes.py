@@ -207,13 +207,21 @@ class Op:
         """The same where `x` is ours to overwrite."""
         return self.of(x)
 
-    def onto(self, there: Tensor, x: Tensor) -> Tensor:
-        """The same, added to `there`, which is ours to overwrite."""
-        return there.add_(self.of(x))
-
     def of_after(self, x: Tensor, past: Tensor | None) -> Tensor:
         """The same after the frames `past`, for an operation that looks back."""
         return self.of(x)
+
+    def onto(self, there: Tensor, x: Tensor, past: Tensor | None = None) -> Tensor:
+        """The same, added to `there`, which is ours to overwrite."""
+        return there.add_(self.of_after(x, past))
+
+    def room(self, shape: Shape, past: int) -> int:
+        """Frames that it needs before an input of `shape`, `past` known ones among them; with room for them it copies nothing."""
+        return 0
+
+    def in_room(self, x: Tensor, room: int, past: Tensor | None, there: Tensor | None = None) -> Tensor:
+        """The same as `of_after`, or `onto`, where the first frames of `x` are such room, to be written."""
+        raise NotImplementedError
 
     def filtered(self, x: Tensor, past: Tensor | None = None) -> Tensor:
         """The same as `of_after` where the operation has a workspace, in the memory of the run under way."""
@@ -282,6 +290,11 @@ class Op:
     def landing(self, read: Shape, made: Shape, place: Place) -> int:
         """The same of an operation that `lands`, in a streamed run."""
         return self.scratch(read, made, place)
+
+
+def goes_in_bands(op: Op, shape: Shape) -> bool:
+    """Whether a whole run on a CPU goes over a Field of `shape` band by band with an operation that a pass begins with."""
+    return op.pixelwise and op.out_shape(shape) == shape and not op.flops(shape, shape)
 
 
 CausalCache = Mapping[Op, Tensor]
@@ -376,13 +389,16 @@ class Whole:
     def _after(self, ops: Sequence[Op], x: Tensor, owned: bool = False) -> Tensor:
         """`x` after operations; it may be written to where it is `owned`."""
         for op in ops:
-            past = None
-            if op.reach and self.carry is not None:
-                self.carry.keep(op, x)
-                past = self.carry.before.get(op)
-            x = self._apply(op, x, past, owned)
+            x = self._apply(op, x, self._past(op, x), owned)
             owned = True
         return x
+
+    def _past(self, op: Op, x: Tensor) -> Tensor | None:
+        """The known frames before `x`, for an operation that looks back, of which the last are kept for the next chunk."""
+        if not op.reach or self.carry is None:
+            return None
+        self.carry.keep(op, x)
+        return self.carry.before.get(op)
 
     def _apply(self, op: Op, x: Tensor, past: Tensor | None, owned: bool) -> Tensor:
         if op.reach and self.carry is not None:

@@ -18,7 +18,7 @@ from ..nets.convolutions import kernel
 from ..nets.heads import over_bands
 from ..nets.layouts import Shape, is_innermost, stored
 from ..nets.memory import current
-from ..nets.passes import Carry, Field, Op, Place, Tile, Whole
+from ..nets.passes import Carry, Field, Op, Place, Tile, Whole, goes_in_bands
 from ..schedule import Step, Steps
 from .journal import Journal
 from .moments import moments_of
@@ -101,12 +101,13 @@ class PlannedWhole(Whole):
         fused = Chain(ops).fused
         head = () if fused else self._head(ops)
         rest = ops[len(head) :]
-        self._settle(self._sizes(head, rest[fused:]))
+        room = self._room(rest) if head else 0
+        self._settle(self._sizes(head, rest[fused:], room))
         if fused:
             made = self._after(rest[fused + 1 :], self._fused(rest[: fused + 1]), owned=True)
         elif head:
-            banded = self._banded(head)
-            made = self._after(rest, banded, owned=True)
+            banded = self._banded(head, room)
+            made = self._after(rest, banded, owned=True, room=room)
             if not _share_memory(made, banded) and _need_nothing(rest[1:], self.shape):
                 current().spares.add(banded)
         else:
@@ -115,18 +116,42 @@ class PlannedWhole(Whole):
             self.carry.passed(ops)
         return self._made(made)
 
-    def _after(self, ops: Sequence[Op], x: Tensor, owned: bool = False) -> Tensor:
-        number = Chain(tuple(ops)).adding
-        added = None if number is None else ops[number + 1].added
-        if number is None or added is None or not self._may_overwrite(added):
-            return super()._after(ops, x, owned)
-        there = cast(Whole, added).data
-        x = super()._after(ops[:number], x, owned)
-        return super()._after(ops[number + 2 :], ops[number].onto(there, x), owned=True)
+    def _after(self, ops: Sequence[Op], x: Tensor, owned: bool = False, room: int = 0) -> Tensor:
+        """`x` after operations; so many of its frames are room that the first of them fills."""
+        number, added = self._adding(ops)
+        for i, op in enumerate(ops):
+            if number is not None and i == number + 1:
+                continue  # it is added already
+            entered = x[:, :, room:] if room else x
+            past = self._past(op, entered)
+            there = added if i == number else self._spare(op, entered.shape)
+            if room:
+                x, room = op.in_room(x, room, past, there), 0
+            else:
+                x = self._apply(op, x, past, owned) if there is None else op.onto(there, x, past)
+            owned = True
+        return x
 
-    def _may_overwrite(self, added: Field) -> bool:
+    def _room(self, ops: Sequence[Op]) -> int:
+        """Frames that the first operation needs before those of this Field."""
+        if not ops:
+            return 0
+        past = None if self.carry is None else self.carry.before.get(ops[0])
+        return ops[0].room(self.shape, 0 if past is None else past.shape[2])
+
+    def _spare(self, op: Op, shape: Shape) -> Tensor | None:
+        """Cleared memory to add to, for what an operation makes: clearing it costs less than pages of new memory do."""
+        spare = current().spares.take(stored(op.out_shape(shape)), self.data.dtype) if op.adds else None
+        return None if spare is None else spare.movedim(-1, 1).zero_()
+
+    def _adding(self, ops: Sequence[Op]) -> tuple[int | None, Tensor | None]:
+        """The number of the operation that adds its result to a Field that is not read again, and that Field."""
+        number = Chain(tuple(ops)).adding
+        if number is None:
+            return None, None
+        added = cast(Whole, ops[number + 1].added).data
         assert self.after is not None
-        return self.after.may_overwrite(cast(Whole, added).data)
+        return (number, added) if self.after.may_overwrite(added) else (None, None)
 
     def _fused(self, ops: Sequence[Op]) -> Tensor:
         """The result of operations of which the last reads part by part."""
@@ -139,9 +164,6 @@ class PlannedWhole(Whole):
     def _apply(self, op: Op, x: Tensor, past: Tensor | None, owned: bool) -> Tensor:
         if op.workspace:
             return op.filtered(x, past)
-        if op.adds and (spare := current().spares.take(stored(op.out_shape(x.shape)), x.dtype)) is not None:
-            # Clearing it costs less than pages of new memory do.
-            return op.onto(spare.movedim(-1, 1).zero_(), x)
         return super()._apply(op, x, past, owned)
 
     def whole(self, function: Callable[[Tensor], Tensor]) -> Whole:
@@ -154,29 +176,34 @@ class PlannedWhole(Whole):
         current().spares.keep_only(sizes, self.after.step.spare_bytes)
 
     def _head(self, ops: Sequence[Op]) -> tuple[Op, ...]:
-        """The operations to go over bands; none where all is in the cache anyway."""
+        """The operations to go over bands; none where all is in the cache anyway, or would be laid out anew for nothing."""
         x, shape = self.data, self.shape
-        if x.device.type != "cpu" or x.numel() <= bands.BAND_ELEMENTS or x.is_contiguous() or not is_innermost(x):
+        if x.device.type != "cpu" or x.numel() <= bands.BAND_ELEMENTS:
             return ()
-        return tuple(
-            takewhile(lambda op: op.pixelwise and op.out_shape(shape) == shape and not op.flops(shape, shape), ops)
-        )
+        head = tuple(takewhile(lambda op: goes_in_bands(op, shape), ops))
+        innermost = is_innermost(x) and not x.is_contiguous()
+        return head if innermost or (head and self._room(ops[len(head) :])) else ()
 
-    def _sizes(self, head: Sequence[Op], rest: Sequence[Op]) -> list[int]:
+    def _sizes(self, head: Sequence[Op], rest: Sequence[Op], room: int) -> list[int]:
         """Bytes of the tensors that a pass makes in spare memory: those of its head, and of a convolution after that."""
-        made = [self.shape] if head else []
-        if rest and (rest[0].workspace or rest[0].adds):
+        made = [self._with_room(room)] if head else []
+        if rest and (rest[0].workspace or rest[0].adds) and self._adding(rest)[0] != 0:
             made.append(rest[0].out_shape(self.shape))
         return [prod(shape) * self.data.element_size() for shape in made]
 
-    def _banded(self, head: Sequence[Op]) -> Tensor:
-        """The result of operations that go over bands."""
+    def _with_room(self, room: int) -> Shape:
+        """The shape with so many frames more."""
+        return (*self.shape[:2], self.shape[2] + room, *self.shape[3:]) if room else self.shape
+
+    def _banded(self, head: Sequence[Op], room: int) -> Tensor:
+        """The result of operations that go over bands, behind unwritten frames."""
         x, source = self.data, _BandSource(self.data)
-        made = current().spares.empty(stored(self.shape), x.dtype).movedim(-1, 1)
+        made = current().spares.empty(stored(self._with_room(room)), x.dtype).movedim(-1, 1)
+        inside = made[:, :, room:] if room else made
         on_tiles = [op.bind(source) for op in head]
         for image in range(len(x)):
             tile = Tile(x[image : image + 1], image, owned=False)
-            over_bands(on_tiles, tile, [0] * len(self.shape[2:]), made[image : image + 1])
+            over_bands(on_tiles, tile, [0] * len(self.shape[2:]), inside[image : image + 1])
         return made
 
 

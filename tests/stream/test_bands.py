@@ -13,6 +13,7 @@ from vae_core import VAE
 from vae_core.execution import Execution, Half, How, Planners
 from vae_core.models import CLASSES
 from vae_core.nets import bands
+from vae_core.nets.clips import CausalConv3d
 from vae_core.nets.layers import Pointwise, plus
 from vae_core.nets.layouts import innermost
 from vae_core.nets.memory import Memory, Spares, shared
@@ -88,6 +89,31 @@ def test_predicted_bytes_of_a_clip_whose_norms_are_conditioned(
     assert vae.last_report is not None
     ratio = (vae.last_report.plan.device_bytes - weights) / meter.peak["cpu"]
     assert 1.0 <= ratio <= 1.05, f"predicted / measured = {ratio:.3f}"
+
+
+CLIPS = {
+    "AutoencoderKLCogVideoX": ({"block_out_channels": (16, 16, 32, 32), "latent_channels": 4, "norm_num_groups": 8}, 4),
+    "AutoencoderKLWan": ({"base_dim": 8, "z_dim": 4, "latents_mean": (0.0,) * 4, "latents_std": (1.0,) * 4}, 3),
+}
+"""Small networks, and latent frames that are two chunks."""
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_frames_before_a_chunk_are_put_where_norms_have_left_room(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first chunk's are zeros, or copies of its first frame; the second's come from the first chunk. Tiles copy them there."""
+    sizes, frames = CLIPS[name]
+    vae = VAE.of(CLASSES[name](**sizes).eval())
+    z, rooms, in_room = torch.randn(1, 4, frames, 6, 5), [], CausalConv3d.in_room
+
+    def watched(self: CausalConv3d, x: torch.Tensor, room: int, *rest: Any) -> torch.Tensor:
+        rooms.append(room)
+        return in_room(self, x, room, *rest)
+
+    monkeypatch.setattr(CausalConv3d, "in_room", watched)
+    whole = vae.decode(z, mode="whole")
+    assert rooms and set(rooms) <= {1, 2}
+    del rooms[:]
+    assert relative_error(whole, vae.decode(z, tile=24)) <= EQUAL[torch.float32] and not rooms
 
 
 def test_spare_memory_is_taken_once_and_only_for_as_many_bytes() -> None:

@@ -399,35 +399,45 @@ class Conditioned(Op):
         self.z, self.by, self.plus = z, by, plus
 
     def of(self, x: Tensor) -> Tensor:
-        return self._conditioned(x, self.z.data, x.shape[2:], _everywhere(x), self.by, self.plus)  # type: ignore[attr-defined]
+        return self._conditioned(x, x.shape[2:], _everywhere(x), *self._terms(self.z.data, self.by, self.plus))  # type: ignore[attr-defined]
 
     def over(self, x: Tensor) -> Tensor:
-        z = self.z.data  # type: ignore[attr-defined]
-        return self._conditioned(x, z, x.shape[2:], _everywhere(x), self.by, self.plus, owned=True)
+        terms = self._terms(self.z.data, self.by, self.plus)  # type: ignore[attr-defined]
+        return self._conditioned(x, x.shape[2:], _everywhere(x), *terms, owned=True)
 
     def literal(self, x: Tensor) -> Tensor:
         z = _enlarged(self.z.data, _everywhere(x), x.shape[2:], self.z.shape[2:])  # type: ignore[attr-defined]
         return x * self.by(z) + self.plus(z)
 
     def bind(self, source: Source) -> OnTile:
-        z, by, plus = source.everything(self.z), self.by.at(source.dtype), self.plus.at(source.dtype)
+        z = source.everything(self.z)
+        by, plus = self._terms(z, self.by.at(source.dtype), self.plus.at(source.dtype))
 
         def on_tile(tile: Tile, place: Place) -> Tensor:
-            one = z[tile.image : tile.image + 1]
+            image = slice(tile.image, tile.image + 1)
             return self._conditioned(
-                tile.data, one, source.entering_shape[2:], place.region, by, plus, owned=tile.owned
+                tile.data, source.entering_shape[2:], place.region, by, plus, image, owned=tile.owned
             )
 
         return on_tile
 
+    def _terms(
+        self, z: Tensor, by: Callable[[Tensor], Tensor], plus: Callable[[Tensor], Tensor]
+    ) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+        """`by` and `plus` of any part of z. On a CPU of all of it at once: for each part they would take as long as for many."""
+        if z.device.type == "cpu":
+            scale, shift = by(z), plus(z)
+            return lambda part, lies: dense(scale[part], lies), lambda part, lies: dense(shift[part], lies)
+        return lambda part, lies: by(dense(z[part], lies)), lambda part, lies: plus(dense(z[part], lies))
+
     def _conditioned(
         self,
         x: Tensor,
-        z: Tensor,
         sizes: Sequence[int],
         region: Region,
-        by: Callable[[Tensor], Tensor],
-        plus: Callable[[Tensor], Tensor],
+        by: Callable[..., Tensor],
+        plus: Callable[..., Tensor],
+        image: slice = slice(None),
         owned: bool = False,
     ) -> Tensor:
         """`region` is where x lies in a Field of `sizes`; x is overwritten where it is `owned`.
@@ -438,15 +448,17 @@ class Conditioned(Op):
         parts = bands.band(tuple(x.shape)) if owned and x.device.type == "cpu" else whole
         if parts != whole:
             for part, there in zip(grid(whole, parts), cut_again(region, parts), strict=True):
-                self._conditioned(x[slices(part)], z, sizes, there, by, plus, owned)
+                self._conditioned(x[slices(part)], sizes, there, by, plus, image, owned)
             return x
-        t, h, w = (_cells(i, span, n, m) for i, (span, n, m) in enumerate(zip(region, sizes, z.shape[2:], strict=True)))
-        # Laid out as x is, and so is what becomes of it: few cells, where one that is repeated in another layout is slow.
-        near = dense(z[:, :, t.start : t.stop, h.start : h.stop, w.start : w.stop], x.stride(1) == 1)
-        scale = _enlarged(by(near), region, sizes, z.shape[2:])
+        coarse = self.z.shape[2:]
+        near = tuple(_cells(i, span, n, m) for i, (span, n, m) in enumerate(zip(region, sizes, coarse, strict=True)))
+        cells = (image, slice(None), *(slice(*span) for span in near))
+        # Laid out as x is: few cells, where one that is repeated in another layout is slow.
+        innermost = x.stride(1) == 1
+        scale = _enlarged(by(cells, innermost), region, sizes, coarse)
         made = x.mul_(scale) if owned else x * scale
         del scale
-        return made.add_(_enlarged(plus(near), region, sizes, z.shape[2:]))
+        return made.add_(_enlarged(plus(cells, innermost), region, sizes, coarse))
 
     def reads_all(self) -> tuple[Field, ...]:
         return (self.z,)
@@ -459,8 +471,14 @@ class Conditioned(Op):
     def geometry(self) -> Hashable:
         return self.name, self.by.geometry, tuple(self.z.shape)
 
+    def kept(self, element_bytes: int) -> int:
+        if self.by.weight.device.type != "cpu":
+            return 0
+        images, _, *sizes = self.z.shape
+        return 2 * images * self.by.out_channels * prod(sizes) * element_bytes
+
     def scratch(self, read: Shape, made: Shape, place: Place) -> int:
-        # Enlarged, and before the last axis was, at most half of that.
+        # Enlarged, and before the last axis was, at most half of that, and of the few cells a copy.
         cells = prod(made) if self.by.weight.device.type != "cpu" else min(prod(made), made[0] * bands.BAND_ELEMENTS)
         return cells * 3 // 2
 

@@ -32,6 +32,8 @@ class Costs:
     """A byte between device and host memory."""
     disk_byte: float
     """A byte between memory and a temporary file."""
+    copied_byte: int = 0
+    """A byte of a tile's window that is copied within memory, behind what a causal convolution needs before it."""
     fresh_byte: float = 0
     """A byte of memory that the system has to hand out anew: the peak of a run once, as memory of dead Fields is used again,
     and what each tile needs for itself, where that is more than the system keeps at hand."""
@@ -46,11 +48,14 @@ AT_HAND_BYTES = 1 << 25
 clears each page before it hands it out again."""
 
 
-COSTS = {"cuda": Costs(2 * 10**10, 3_000, 100_000), "cpu": Costs(2 * 10**7, 1_000, 1_000, fresh_byte=100)}
-"""Orders of magnitude. A tile costs some 1 ms where a GPU computes, whose kernels Python launches one by one (0.8 ms measured), and
-0.1 ms on a CPU. A GPU of the kind that is short of memory makes some 20 T operations a second (an H200 80 T, measured) and moves
-6 GB through pinned buffers; a CPU makes 0.3 T, and gets 3 GB of new memory. A disk is taken to move 0.2 GB a second: some are
-faster, and files are for want of anything else."""
+COSTS = {
+    "cuda": Costs(2 * 10**10, 3_000, 100_000),
+    "cpu": Costs(2 * 10**7, 1_000, 1_000, copied_byte=100, fresh_byte=100),
+}
+"""Orders of magnitude. A tile costs some 1 ms where a GPU computes, whose kernels Python launches one by one (0.8 ms measured),
+and 0.1 ms on a CPU. A GPU of the kind that is short of memory makes some 20 T operations a second (an H200 80 T, measured) and
+moves 6 GB through pinned buffers; a CPU makes 0.3 T, and gets 3 GB of new memory or copies as much. A disk is taken to move 0.2
+GB a second: some are faster, and files are for want of anything else."""
 
 
 @dataclass(frozen=True)

@@ -285,7 +285,8 @@ class Streamable:
         moved[home] += prod(p.shape) * self.itemsize
         for place, elements in caches.items():
             moved[place] += elements * self.itemsize
-        return self._weighed(tile, edge, need, pictures * tiling.operations, pictures * tiling.tiles, moved)
+        copied = any(op.reach and not op.workspace for op in p.chain.ops) * tiling.window_elements * self.itemsize
+        return self._weighed(tile, edge, need, pictures * tiling.operations, pictures * tiling.tiles, moved, copied)
 
     def _lands(self, p: TracedPass, tiling: Tiling, overwritten: Live | None) -> int | None:
         """The number of the operation that puts tiles where they lie in the output; the result may be laid out in another way."""
@@ -335,10 +336,18 @@ class Streamable:
         return self._weighed(p.shape[2:], max(p.shape[2:]), need, 0, 1, moved)
 
     def _weighed(
-        self, tile: tuple[int, ...], edge: int, need: Need, operations: int, tiles: int, moved: dict[Home, int]
+        self,
+        tile: tuple[int, ...],
+        edge: int,
+        need: Need,
+        operations: int,
+        tiles: int,
+        moved: dict[Home, int],
+        copied: int = 0,
     ) -> Option:
         far = moved["host"] + moved["disk"]
         copies = moved["host"] * self.costs.host_byte + moved["disk"] * self.costs.disk_byte
+        copies += copied * self.costs.copied_byte
         each = self.costs.tile + self.costs.fresh(need.device)
         return Option(int(operations + tiles * each + copies), tile, edge, need, operations, far)
 

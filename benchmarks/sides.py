@@ -13,6 +13,7 @@ from torch import Tensor
 from vae_core import VAE
 from vae_core.checkpoint import comfyui_names
 from vae_core.device import default_dtype
+from vae_core.loading import lay_out
 from vae_core.models import CLASSES
 from vae_core.spec import TINY, VARIANTS, Spec
 
@@ -90,6 +91,7 @@ def build(side: str, case: Case, dtype: torch.dtype | None, device: torch.device
         return Ready(*_diffusers(side, net.state_dict(), case, dtype, device), dtype, shape)
     dtype = dtype or default_dtype(device, spec, case.direction)
     net = net.to(device, dtype)
+    lay_out(net)
     return Ready(*(_compiled(net, case) if side == COMPILED else _ours(net, case, OURS[side])), dtype, shape)
 
 

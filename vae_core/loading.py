@@ -11,6 +11,7 @@ from torch import nn
 from .checkpoint import Checkpoint, open_checkpoint
 from .device import channels_innermost, default_device, default_dtype
 from .models import build
+from .nets.arithmetic import convolving_dtype
 from .nets.layouts import innermost
 from .spec import Spec
 from .vae import VAE
@@ -54,13 +55,19 @@ def from_checkpoint(
         for part in (net.decoder, getattr(net, "post_quant_conv", None)):
             if isinstance(part, nn.Module):
                 part.to(default_dtype(where, spec, "decode"))
-    if torch.device(weights_on or where).type == "cuda":
-        _lay_out(net)
+    if torch.device(weights_on or where).type == where.type:
+        lay_out(net)
     return VAE(net, spec, opened, None if weights_on is None else where)
 
 
-def _lay_out(net: nn.Module) -> None:
-    """On CUDA, puts the weights of convolutions into the layout of its runs, once: else every pass would copy them."""
+def lay_out(net: nn.Module) -> None:
+    """Puts the weights of convolutions into the layout of their runs, once: else every pass would copy them.
+
+    On a CPU those of half precision alone, if it computes in that: in float32 wide ones are filtered, of kernels made anew, and what
+    is mapped from a file may stay so.
+    """
     for weight in net.parameters():
-        if channels_innermost(weight.device, weight.dtype, weight.ndim):
+        on_cpu = weight.device.type == "cpu"
+        mapped = on_cpu and (weight.itemsize > 2 or convolving_dtype(weight) != weight.dtype)
+        if not mapped and channels_innermost(weight.device, weight.dtype, weight.ndim):
             weight.data = innermost(weight.data)

@@ -85,8 +85,9 @@ class Chain:
             return None
         if overwrites is None:
             return i
-        then, *rest = (*self.ops[i + 1 :], None)
-        if then is None or then.added is None or not overwrites(then.added) or any(op and not op.fuses for op in rest):
+        after = self.ops[i + 1 :]
+        added = after[0].added if after else None
+        if added is None or not overwrites(added) or not all(op.fuses for op in after[1:]):
             return None
         return i if self.ops[i].adds else i + 1
 

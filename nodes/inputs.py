@@ -59,8 +59,8 @@ TILE_SIZE: Input = (
         "min": 64,
         "max": 8192,
         "step": 64,
-        "tooltip": "Largest edge of a tile. exact: in cells of each layer's output, which are pixels in the last layers; on a CPU a "
-        "tile may be as wide as the picture, with as many cells. blend: in pixels of the picture.",
+        "tooltip": "Largest edge of a tile. exact: in cells of each layer's output, which are pixels in the last layers; on a CPU "
+        "a tile may be as wide as the picture, with as many cells. blend: in pixels of the picture.",
     },
 )
 METHOD: Input = (

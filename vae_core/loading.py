@@ -63,8 +63,8 @@ def from_checkpoint(
 def lay_out(net: nn.Module) -> None:
     """Puts the weights of convolutions into the layout of their runs, once: else every pass would copy them.
 
-    On a CPU those of half precision alone, if it computes in that: in float32 wide ones are filtered, of kernels made anew, and what
-    is mapped from a file may stay so.
+    On a CPU those of half precision alone, if it computes in that: in float32 wide ones are filtered, of kernels made anew, and
+    what is mapped from a file may stay so.
     """
     for weight in net.parameters():
         on_cpu = weight.device.type == "cpu"

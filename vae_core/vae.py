@@ -100,8 +100,8 @@ class VAE:
 
         mode          "exact": as much at once as fits, tiles inside the network else, the same result either way; "whole": all at
                       once; "blend": overlapping tiles, cross-faded, approximate.
-        tile          edge of a tile, in cells of each pass's output ("exact") or in pixels ("blend"); default: what fits. On a CPU a
-                      tile may be as wide as the picture, with as many cells.
+        tile          edge of a tile, in cells of each pass's output ("exact") or in pixels ("blend"); default: what fits. On a CPU
+                      a tile may be as wide as the picture, with as many cells.
         overlap       of neighbouring tiles in pixels, for mode="blend"; default: diffusers' share of a tile.
         memory_limit  bytes, "2GiB", or "50%" of the device's memory, weights included; default, and at most: what is free, less a
                       reserve.

@@ -14,6 +14,8 @@ import vae_core
 from benchmarks.fake_cuda import fake_cuda
 from vae_core.device import Ferry, channels_innermost
 from vae_core.device.formats import gain_of_innermost
+from vae_core.loading import lay_out
+from vae_core.nets import arithmetic
 from vae_core.nets.layouts import dense, innermost, is_innermost, select
 from vae_core.nets.passes import Whole
 from vae_core.nets.trace import trace
@@ -102,3 +104,22 @@ def test_memory_is_taken_over_by_the_next_field_of_that_size_and_by_no_other() -
     homes.recycle(second)
     homes.spares.keep_only()
     assert homes.empty((1, 8, 6, 6), torch.float32, "device").data_ptr() != at, "nobody has taken it, and it is let go"
+
+
+@pytest.mark.parametrize("computes", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_a_cpu_convolves_in_half_precision_are_laid_out_once(
+    dtype: torch.dtype, computes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may be mapped from a file, and stay as they are."""
+    monkeypatch.setattr(arithmetic, "cpu_convolves", lambda dtype: computes)
+    net = tiny_net("sdxl", dtype)
+    before = {name: (weight.data_ptr(), weight.clone()) for name, weight in net.state_dict().items()}
+    lay_out(net)
+    for name, weight in net.state_dict().items():
+        place, values = before[name]
+        assert torch.equal(weight, values)
+        if dtype == torch.bfloat16 and computes:
+            assert weight.ndim != 4 or is_innermost(weight), name
+        else:
+            assert weight.data_ptr() == place, name

@@ -244,7 +244,8 @@ class Streamable:
     def _tiled(self, i: int, held: dict[int, Live], home: Home, overwrites: int | None) -> list[Option]:
         """Every tile size for a pass that finds its Fields where `held` says, cheapest first."""
         p, caches = self.trace.passes[i], self.caches_of[i]
-        circumstances = [(*held[f][1:2], *held[f][3:], f == overwrites) for f in (p.enters, *p.others)]
+        read = (p.enters, *p.others)
+        circumstances = [(held[f]._replace(index=0, bytes=0), f == overwrites) for f in read]
         key = (self._kinds[i], home, *circumstances, *caches.items())
         if key not in self._options:
             options = [

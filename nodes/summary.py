@@ -131,13 +131,14 @@ def of_refusal(vae: VAE, job: Job, refused: BudgetError) -> dict[str, Any]:
     return {"kind": "plan", "title": vae.spec.title, **job.values(), "device": str(vae.device), **found}
 
 
-def grid_px(plan: Plan, job: Job) -> int | None:
-    """Edge of the tiles in which the picture is made or read, in pixels; None for everything at once."""
+def grid_px(plan: Plan, job: Job) -> tuple[int, int] | None:
+    """Width and height of the tiles in which the picture is made or read, in pixels; None for everything at once."""
     if plan.tile is None:
         return None
     if not plan.steps:
-        return max(plan.tile)
-    return max(plan.steps[-1 if job.direction == "decode" else 0].tile)
+        return max(plan.tile), max(plan.tile)
+    h, w = plan.steps[-1 if job.direction == "decode" else 0].tile[-2:]
+    return w, h
 
 
 def _rung(rung: Rung, first_cost: int, chosen: bool) -> dict[str, Any]:

@@ -53,7 +53,7 @@ export const plan = (changes = {}) => ({
   device: "cuda:0",
   limit_bytes: 6 * GIB,
   error: null,
-  grid_px: 1024,
+  grid_px: [1024, 1024],
   rungs: [
     rung("whole"),
     rung("streamed, Fields on the host", {

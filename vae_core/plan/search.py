@@ -196,13 +196,13 @@ class Streamable:
             option = self._fitting(options, room - at["device"], host_room)
             if option is None:
                 continue
+            if overwrites is not None:
+                out = out._replace(gaps=self._leaves_gaps(p, overwrites, option.tile, held))
             alive = [f for f in state if f.index != overwrites and self._survives(f.index, passes[-1])]
             after = tuple(alive) if p.makes == self.result else tuple(sorted((*alive, out)))
             peaks = found.peaks.over(
                 at["device"] + option.need.device + self.statistics, at["host"] + option.need.host, at["disk"]
             )
-            if overwrites is not None:
-                out = out._replace(gaps=self._leaves_gaps(p, overwrites, option.tile, held))
             choice = Choice(option.tile, option.edge, home, overwrites, option.operations, option.moved, segment)
             made.append((after, Found(found.cost + option.cost, peaks, (choice, found.choices))))
         return made

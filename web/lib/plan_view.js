@@ -35,9 +35,11 @@ export function planView(plan, t) {
 }
 
 /** @param {any} plan @param {Strings} t */
-function picture({ width, height, grid_px: edge }, t) {
-  const grid = tileGrid(width, height, isNumber(edge) && edge > 0 ? edge : null, BOX);
-  const pieces = grid.columns * grid.rows > 1 ? t.grid(grid.columns, grid.rows, edge) : t.oneTile;
+function picture({ width, height, grid_px: tile }, t) {
+  const cut = Array.isArray(tile) && tile.length === 2 && tile.every((side) => isNumber(side) && side > 0);
+  const grid = tileGrid(width, height, cut ? tile : null, BOX);
+  const sides = cut ? [...new Set(tile)].join("×") : "";
+  const pieces = grid.columns * grid.rows > 1 ? t.grid(grid.columns, grid.rows, sides) : t.oneTile;
   const drawing = svg(
     "svg",
     { class: "picture", viewBox: `0 0 ${grid.width + 2} ${grid.height + 2}`, width: grid.width + 2 },

@@ -9,17 +9,17 @@ const LEAST_SIDE = 3;
 /**
  * @param {number} width of the picture, pixels
  * @param {number} height
- * @param {number | null} edge of a tile, pixels; null for one piece
+ * @param {[number, number] | null} tile its width and height, pixels; null for one piece
  * @param {{ width: number, height: number }} box
  */
-export function tileGrid(width, height, edge, box) {
+export function tileGrid(width, height, tile, box) {
   const scale = Math.min(box.width / width, box.height / height);
   const drawn = { width: Math.max(width * scale, LEAST_SIDE), height: Math.max(height * scale, LEAST_SIDE) };
-  const columns = edge ? Math.ceil(width / edge) : 1;
-  const rows = edge ? Math.ceil(height / edge) : 1;
-  const gap = edge ? edge * scale : Infinity;
-  const dense = gap < LEAST_GAP && columns * rows > 1;
-  /** @param {number} count */
-  const lines = (count) => (dense ? [] : Array.from({ length: count - 1 }, (_, i) => (i + 1) * gap));
-  return { ...drawn, columns, rows, dense, xs: lines(columns), ys: lines(rows) };
+  const [across, down] = (tile ?? [width, height]).map((side) => side * scale);
+  const columns = tile ? Math.ceil(width / tile[0]) : 1;
+  const rows = tile ? Math.ceil(height / tile[1]) : 1;
+  const dense = (columns > 1 && across < LEAST_GAP) || (rows > 1 && down < LEAST_GAP);
+  /** @param {number} count @param {number} gap */
+  const lines = (count, gap) => (dense ? [] : Array.from({ length: count - 1 }, (_, i) => (i + 1) * gap));
+  return { ...drawn, columns, rows, dense, xs: lines(columns, across), ys: lines(rows, down) };
 }

@@ -9,7 +9,7 @@ import torch
 
 from vae_core.nets import arithmetic
 from vae_core.nets.arithmetic import convolving_dtype
-from vae_core.nets.clips import CausalConv3d
+from vae_core.nets.causal_convolution import CausalConv3d
 from vae_core.nets.convolutions import Conv2d, UpsampleConv2d
 
 LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {

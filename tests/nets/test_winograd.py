@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vae_core.nets import arithmetic, winograd
-from vae_core.nets.clips import CausalConv3d
+from vae_core.nets.causal_convolution import CausalConv3d
 from vae_core.nets.convolutions import Conv2d, UpsampleConv2d
 from vae_core.nets.layouts import innermost
 from vae_core.nets.memory import Memory, shared

@@ -13,7 +13,7 @@ from vae_core import VAE
 from vae_core.execution import Execution, Half, How, Planners
 from vae_core.models import CLASSES
 from vae_core.nets import bands
-from vae_core.nets.clips import CausalConv3d
+from vae_core.nets.causal_convolution import CausalConv3d
 from vae_core.nets.layers import Pointwise, plus
 from vae_core.nets.layouts import innermost
 from vae_core.nets.memory import Memory, Spares, shared

@@ -21,7 +21,9 @@ from math import log2
 from torch import nn
 
 from .autoencoder_kl import check_widths
-from .clips import CausalConv3d, Conditioned, halved_frames, repeated_frames
+from .causal_convolution import CausalConv3d
+from .clips import halved_frames, repeated_frames
+from .conditioned import Conditioned
 from .config import Config, require, require_block_types, require_positive_ints
 from .convolutions import Conv2d, UpsampleConv2d
 from .layers import GroupNorm, activation, plus, silu

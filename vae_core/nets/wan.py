@@ -22,7 +22,8 @@ from typing import cast
 from torch import nn
 
 from .attention import Attend, AttnProcessor2_0, LinearPart, Residual
-from .clips import CausalConv3d, RMSNorm, frames_from_channels
+from .causal_convolution import CausalConv3d
+from .clips import RMSNorm, frames_from_channels
 from .config import Config, require, require_positive_ints
 from .convolutions import Conv2d, UpsampleConv2d
 from .layers import plus, silu

@@ -12,7 +12,7 @@ from benchmarks.meter import Meter
 from vae_core import VAE
 from vae_core.execution import Execution, Half, How, Planners
 from vae_core.models import CLASSES
-from vae_core.nets import bands
+from vae_core.nets import bands, memory
 from vae_core.nets.causal_convolution import CausalConv3d
 from vae_core.nets.layers import Pointwise, plus
 from vae_core.nets.layouts import innermost
@@ -28,7 +28,7 @@ EQUAL = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 @pytest.fixture(autouse=True)
 def small_bands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """So small that tiny networks have many; gives the shapes of Fields that were gone over so."""
+    """So small that tiny networks have many, and no Field too small for them; gives the shapes of Fields that were gone over so."""
     gone_over: list[tuple[int, ...]] = []
     band = bands.band
 
@@ -38,6 +38,7 @@ def small_bands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
     monkeypatch.setattr(bands, "band", watched)
     monkeypatch.setattr(bands, "BAND_ELEMENTS", 1000)
+    monkeypatch.setattr(memory, "AT_HAND_BYTES", 0)
     return gone_over
 
 
@@ -122,6 +123,16 @@ def test_spare_memory_is_taken_once_and_only_for_as_many_bytes() -> None:
     assert spares.empty((3, 19), torch.float32).data_ptr() != dead.data_ptr()
     assert spares.empty((5, 6), torch.float64).data_ptr() == dead.data_ptr()
     assert spares.empty((60,), torch.float32).data_ptr() != dead.data_ptr()
+
+
+def test_memory_that_the_allocator_has_at_hand_is_not_cleared_but_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    spares, dead = Spares(), torch.randn(60)
+    spares.add(dead)
+    cleared = spares.cleared((60,), torch.float32)
+    assert cleared is not None and cleared.data_ptr() == dead.data_ptr() and not cleared.any()
+    spares.add(dead)
+    monkeypatch.setattr(memory, "AT_HAND_BYTES", 60 * 4)
+    assert spares.cleared((60,), torch.float32) is None and spares.take((60,), torch.float32) is None
 
 
 def test_spare_memory_that_is_not_needed_is_let_go() -> None:

@@ -17,7 +17,7 @@ from tiny_nets import relative_error, tiny_net
 from benchmarks.meter import Meter
 from benchmarks.operations import operations_counter
 from vae_core.execution import Execution, Half, How, Planners
-from vae_core.nets import bands, winograd
+from vae_core.nets import bands, memory, winograd
 from vae_core.nets.attention import Attention
 from vae_core.nets.passes import Whole
 
@@ -89,6 +89,7 @@ def test_clips_equal_plain_convolutions(name: str, h: int, w: int, tile: int, de
 @torch.inference_mode()
 def test_predicted_bytes(name: str, dtype: torch.dtype, direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bands, "BAND_ELEMENTS", 1000)  # less than the Fields, as it is in life
+    monkeypatch.setattr(memory, "AT_HAND_BYTES", 0)
     net = tiny_net(name, dtype)
     weights = sum(p.numel() * p.element_size() for p in (*net.parameters(), *net.buffers()))
     for batch, tiles in ((1, TILES), (2, (None, 16))):

@@ -27,8 +27,9 @@ from vae_core.stream import run_streamed
 
 @pytest.fixture(autouse=True)
 def wide_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """However few rows that leaves."""
+    """However few rows that leaves; and memory is passed on, however little."""
     monkeypatch.setattr("vae_core.plan.search.LEAST_ROWS", 1)
+    monkeypatch.setattr("vae_core.nets.memory.AT_HAND_BYTES", 0)
     yield
 
 

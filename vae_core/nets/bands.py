@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .layouts import Shape
 
-BAND_ELEMENTS = 1 << 19
-"""Of which one consists: two MiB of float32."""
+BAND_ELEMENTS = 1 << 21
+"""Of which one consists: eight MiB of float32."""
 
 
 def band(shape: Shape) -> tuple[int, ...]:

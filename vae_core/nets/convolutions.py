@@ -34,15 +34,11 @@ class Convolution(Protocol):
 
 
 def cleared(op: Convolution, tile: Tile, place: Place) -> Tensor | None:
-    """Memory for what an operation that `adds` makes of a tile; None where there is none.
-
-    Clearing it costs less than pages of new memory do.
-    """
-    there = tile.out
-    if there is None and op.adds:
-        spare = current().spares.take(_stored(op, tile, place), tile.data.dtype)
-        there = None if spare is None else spare.movedim(-1, 1)
-    return None if there is None else there.zero_()
+    """Memory with zeros, for what an operation that `adds` makes of a tile; None where there is none to spare."""
+    if tile.out is not None:
+        return tile.out.zero_()
+    spare = current().spares.cleared(_stored(op, tile, place), tile.data.dtype) if op.adds else None
+    return None if spare is None else spare.movedim(-1, 1)
 
 
 def holding_tiles(op: Convolution, added: Field, source: Source) -> OnTile:

@@ -17,6 +17,10 @@ from torch import Tensor
 
 from .layouts import Shape
 
+AT_HAND_BYTES = 1 << 25
+"""How much freed memory the allocator of a CPU process keeps, as glibc does at most; what is beyond goes back to the system, which
+clears each page before it hands it out again."""
+
 
 class Spares:
     """The memory of tensors that no one reads any more, for next ones that are as large."""
@@ -52,6 +56,14 @@ class Spares:
         if storage is None:
             return None
         return cast(Any, torch.empty(0, dtype=dtype)).set_(storage, 0, shape)
+
+    def cleared(self, shape: Shape, dtype: torch.dtype) -> Tensor | None:
+        """The same, with zeros to add to: clearing it costs less than pages of new memory do.
+
+        What the allocator has at hand costs neither: it gets back so small a piece, which it can hand out next.
+        """
+        spare = self.take(shape, dtype)
+        return None if spare is None or spare.nbytes <= AT_HAND_BYTES else spare.zero_()
 
     def _take(self, size: int) -> torch.UntypedStorage | None:
         found = next((i for i, storage in enumerate(self._kept) if storage.nbytes() == size), None)

@@ -11,7 +11,7 @@ from math import prod
 from typing import NamedTuple, cast
 
 from ..geometry import Span, Window, span_kinds
-from ..nets import bands
+from ..nets import bands, memory
 from ..nets.convolutions import split_pads
 from ..nets.passes import Field, Place, goes_in_bands
 from ..nets.statistics import GATHERED
@@ -247,10 +247,10 @@ class Tiling:
         `onto`: one operation adds what it makes to a Field, and the next one has nothing left to do.
         """
         chain, kind = self.p.chain, self.kinds[0]
-        stages, room = [*kind.stages], self._room
-        if room:
+        stages, head = [*kind.stages], self._head(itemsize)
+        if room := self._room(head):
             stages[0] = stages[0]._replace(made=stages[0].made + room)
-            stages[self._head] = stages[self._head]._replace(scratch=0)
+            stages[head] = stages[head]._replace(scratch=0)
         if onto:
             adding = cast(int, chain.adding)
             stages = [s._replace(made=0) if adding <= i <= adding + 1 else s for i, s in enumerate(stages)]
@@ -271,31 +271,31 @@ class Tiling:
 
     def _bands(self, itemsize: int) -> int:
         """Bytes where a whole run begins a pass band by band, as it does on a CPU: the result, and what is made of one band."""
-        if not self._head:
+        head = self._head(itemsize)
+        if not head:
             return 0
         made, shape = self.kinds[0].stages[0].made, self.p.stages[0]
         part = (1, shape[1], *bands.band(shape))
         region = tuple(Span(0, n) for n in part[2:])
         place = Place(region, tuple(map(Window, region)))
-        scratch = max(op.scratch(part, part, place) for op in self.p.chain.ops[: self._head])
-        return (made + self._room + bands.BAND_ELEMENTS + scratch) * itemsize
+        scratch = max(op.scratch(part, part, place) for op in self.p.chain.ops[:head])
+        return (made + self._room(head) + bands.BAND_ELEMENTS + scratch) * itemsize
 
-    @property
-    def _head(self) -> int:
+    def _head(self, itemsize: int) -> int:
         """How many operations a whole run begins with band by band, as it does on a CPU."""
         shape = self.p.stages[0]
-        if self.p.chain.fused or self.images * prod(shape[1:]) <= bands.BAND_ELEMENTS:
+        elements = self.images * prod(shape[1:])
+        if self.p.chain.fused or elements <= bands.BAND_ELEMENTS:
             return 0
-        return sum(1 for _ in takewhile(lambda op: goes_in_bands(op, shape), self.p.chain.ops))
+        head = sum(1 for _ in takewhile(lambda op: goes_in_bands(op, shape), self.p.chain.ops))
+        return head if elements * itemsize > memory.AT_HAND_BYTES or self._room(head) else 0
 
-    @property
-    def _room(self) -> int:
+    def _room(self, head: int) -> int:
         """Elements of the frames that the next operation needs before what they make."""
-        i = self._head
-        if not 0 < i < len(self.p.chain.ops):
+        if not 0 < head < len(self.p.chain.ops):
             return 0
-        shape, past = self.p.stages[i], self.p.past[i] if self.p.past else 0
-        return self.p.chain.ops[i].room(shape, past) * self.images * shape[1] * prod(shape[3:])
+        shape, past = self.p.stages[head], self.p.past[head] if self.p.past else 0
+        return self.p.chain.ops[head].room(shape, past) * self.images * shape[1] * prod(shape[3:])
 
 
 def _is_dense(tile: Sequence[int], sizes: Sequence[int]) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..nets import memory
 from ..schedule import Home, Steps
 
 
@@ -40,12 +41,7 @@ class Costs:
 
     def fresh(self, size: int) -> int:
         """What it costs to allocate so many bytes."""
-        return int(size * self.fresh_byte) if size > AT_HAND_BYTES else 0
-
-
-AT_HAND_BYTES = 1 << 25
-"""How much freed memory the allocator of a CPU process keeps, as glibc does at most; what is beyond goes back to the system, which
-clears each page before it hands it out again."""
+        return int(size * self.fresh_byte) if size > memory.AT_HAND_BYTES else 0
 
 
 COSTS = {

@@ -27,6 +27,9 @@ TILES = (2048, 1024, 512, 256, 128, 64, 32)
 NEARLY = 1.02
 """Costs that differ less are as good as equal: they weigh what a run does by orders of magnitude."""
 
+CLEARLY = 7 / 8
+"""Of the memory of another way: what is worth tiles, which take a little longer where all is small."""
+
 FREE = Costs(tile=0, host_byte=0, disk_byte=0)
 
 STREAMED: dict[tuple[Home, ...], str] = {
@@ -108,7 +111,8 @@ class Planner:
         without: Sequence[str] = (),
         briefly: bool = False,
     ) -> Plan:
-        """The cheapest way that fits the budget; where new memory costs time, the one of least memory among the nearly cheapest.
+        """The cheapest way that fits the budget; where new memory costs time, among the nearly cheapest the one of least memory, or
+        the plainest if that saves little.
 
         `tile` allows streamed rungs of that edge only; `whole` everything at once only, whatever the budget. `without` names rungs
         that have been tried and failed. `briefly` weighs no other rung where the whole run fits and memory costs nothing. Raises
@@ -134,7 +138,8 @@ class Planner:
         best = min(fitting, key=lambda way: way.rung.cost)
         if self.case.costs.fresh_byte:
             alike = [way for way in fitting if way.rung.cost <= NEARLY * best.rung.cost]
-            best = min(alike, key=lambda way: way.rung.device_bytes)
+            least = min(alike, key=lambda way: way.rung.device_bytes)
+            best = least if least.rung.device_bytes <= CLEARLY * alike[0].rung.device_bytes else alike[0]
         return Plan(
             best.rung,
             best.steps,

@@ -12,7 +12,7 @@ from typing import cast
 from torch import Tensor
 
 from ..geometry import Region, Span, slices
-from ..nets import bands
+from ..nets import bands, memory
 from ..nets.chain import Chain
 from ..nets.convolutions import kernel
 from ..nets.heads import over_bands
@@ -89,7 +89,8 @@ class _AfterPass:
 
 @dataclass
 class PlannedWhole(Whole):
-    """A Whole of a planned run. On a CPU the pixel-wise operations that a pass begins with go over it band by band, in the cache.
+    """A Whole of a planned run. On a CPU the pixel-wise operations that a pass begins with go over a large one band by band, in the
+    cache.
 
     So norm and activation read and write the memory once between them. What they make, and what is convolved of it, lies where
     Fields that have died had theirs.
@@ -140,9 +141,9 @@ class PlannedWhole(Whole):
         return ops[0].room(self.shape, 0 if past is None else past.shape[2])
 
     def _spare(self, op: Op, shape: Shape) -> Tensor | None:
-        """Cleared memory to add to, for what an operation makes: clearing it costs less than pages of new memory do."""
-        spare = current().spares.take(stored(op.out_shape(shape)), self.data.dtype) if op.adds else None
-        return None if spare is None else spare.movedim(-1, 1).zero_()
+        """Memory to add to, for what an operation makes."""
+        spare = current().spares.cleared(stored(op.out_shape(shape)), self.data.dtype) if op.adds else None
+        return None if spare is None else spare.movedim(-1, 1)
 
     def _adding(self, ops: Sequence[Op]) -> tuple[int | None, Tensor | None]:
         """The number of the operation that adds its result to a Field that is not read again, and that Field."""
@@ -181,7 +182,7 @@ class PlannedWhole(Whole):
         if x.device.type != "cpu" or x.numel() <= bands.BAND_ELEMENTS:
             return ()
         head = tuple(takewhile(lambda op: goes_in_bands(op, shape), ops))
-        innermost = is_innermost(x) and not x.is_contiguous()
+        innermost = is_innermost(x) and not x.is_contiguous() and x.nbytes > memory.AT_HAND_BYTES
         return head if innermost or (head and self._room(ops[len(head) :])) else ()
 
     def _sizes(self, head: Sequence[Op], rest: Sequence[Op], room: int) -> list[int]:

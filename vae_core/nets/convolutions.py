@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import reduce
 from math import prod
 from typing import Protocol
 
@@ -279,15 +280,23 @@ class UpsampleConv2d(Undrawn, nn.Conv2d, Filtered):
         return self.filter()(x, ((1, 1), (1, 1)))
 
     def transposed_kernel(self, dtype: torch.dtype | None = None) -> Tensor:
-        """`c_in c_out k k` with k = factor + 2, summed in float32 or better; in `dtype`, by default the weight's."""
-        weight = self.weight.to(wide(self.weight.dtype))
-        # In one expression, so that each step lets go of what the one before has made.
-        return (
-            F.avg_pool2d(F.pad(weight, [self.factor - 1] * 4), self.factor, stride=1, divisor_override=1)
-            .flip(2, 3)
-            .transpose(0, 1)
-            .to(dtype or self.weight.dtype)
-        )
+        """`c_in c_out k k` with k = factor + 2, summed in float32 or better; in `dtype`, by default the weight's.
+
+        Output channels lie innermost, then those of the input: oneDNN brings such a kernel into its own order four times as fast as
+        one whose input channels do.
+        """
+        c_out, c_in, *sides = self.weight.shape
+        taps = (
+            self.weight.movedim(1, -1).reshape(c_out, -1).t().contiguous()
+        )  # a plain matrix, which torch transposes quickly
+        rows = self._boxes(taps.to(wide(taps.dtype)).view(*sides, c_in, c_out))
+        columns = self._boxes(rows.transpose(0, 1)).to(dtype or self.weight.dtype)
+        return columns.permute(2, 3, 1, 0)
+
+    def _boxes(self, taps: Tensor) -> Tensor:
+        """Sums of as many neighbours along the first axis as an upsampled cell has copies, the last first."""
+        last = len(taps) + self.factor - 1
+        return torch.stack([reduce(torch.add, taps[max(i - self.factor, 0) : i]) for i in range(last, 0, -1)])
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv_transpose2d(x, self.transposed_kernel(), self.bias, self.factor, padding=1)
@@ -392,9 +401,9 @@ class UpsampleConv2d(Undrawn, nn.Conv2d, Filtered):
     def preparing(self, element_bytes: int) -> int:
         if self.filters:
             return self.preparing_bytes
-        # The weight, and in the wide dtype the same with zeros around it, and its sums.
-        k, spread = self.factor + 2, 2 * self.factor + 1
-        return self.weight.shape[:2].numel() * (9 + spread * spread + k * k) * max(element_bytes, 4)
+        # In the wide dtype: the weight, its sums along one axis, and those along both, before and after they are put together.
+        k = self.factor + 2
+        return self.weight.shape[:2].numel() * (9 + 3 * k + 2 * k * k) * max(element_bytes, 4)
 
     def landing(self, read: Shape, made: Shape, place: Place) -> int:
         if self.filters or not self.lands:

@@ -151,8 +151,9 @@ def test_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, (128, 128)),
         ({"avx512_f": True, "avx512_bf16": False}, (192, 512)),
         ({"avx512_f": True, "avx512_bf16": True}, (128, 128)),
+        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": True}, (192, 128)),
     ],
-    ids=["AVX2", "Ice Lake", "Sapphire Rapids"],
+    ids=["AVX2", "Ice Lake", "AVX512-BF16", "AMX"],
 )
 def test_the_least_width_depends_on_the_cpu(
     capabilities: dict[str, bool], depths: tuple[int, int], monkeypatch: pytest.MonkeyPatch

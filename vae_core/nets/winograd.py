@@ -34,7 +34,8 @@ DEPTH = 128
 """Input channels times frames of the kernel, at least: with fewer, combining cells outweighs the multiplications saved."""
 
 FAST_DEPTH, FAST_UPSAMPLING_DEPTH = 192, 512
-"""The same where plain convolutions come near to what the CPU can do, as on an Ice Lake Xeon: with AVX-512, before AVX512-BF16."""
+"""The same where plain convolutions come near to what the CPU can do: with AVX-512, before AVX512-BF16, as on an Ice Lake Xeon; and
+with AMX, on whose Xeons upsampling is filtered from `DEPTH` on."""
 
 PART_ELEMENTS, MOST_THREADS = 2**15, 8
 """What is computed at a time, so that it stays in the cache: matrices of so many elements for each thread, for no more threads
@@ -116,6 +117,8 @@ def gains(weight: Tensor, how: Filtering) -> bool:
 def least_depth(how: Filtering) -> int:
     """Of the CPU at hand, as torch sees it; torch before 2.6 tells nothing of it."""
     has = getattr(torch.cpu, "get_capabilities", dict)()
+    if has.get("amx_bf16"):
+        return DEPTH if how.upsamples else FAST_DEPTH
     if not has.get("avx512_f") or has.get("avx512_bf16"):
         return DEPTH
     return FAST_UPSAMPLING_DEPTH if how.upsamples else FAST_DEPTH

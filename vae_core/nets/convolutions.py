@@ -49,12 +49,15 @@ def holding_tiles(op: Convolution, added: Field, source: Source) -> OnTile:
     def on_tile(tile: Tile, place: Place) -> Tensor:
         if tile.out is not None and is_there:
             return tile.out
-        there = tile.out
-        if there is None:
-            there = current().spares.empty(_stored(op, tile, place), tile.data.dtype).movedim(-1, 1)
+        there = _unwritten(op, tile, place) if tile.out is None else tile.out
         return there.copy_(source.part(added, tile.image, place.region))
 
     return on_tile
+
+
+def _unwritten(op: Convolution, tile: Tile, place: Place) -> Tensor:
+    """Memory for what an operation makes of a tile, spare if there is some."""
+    return current().spares.empty(_stored(op, tile, place), tile.data.dtype).movedim(-1, 1)
 
 
 def _stored(op: Convolution, tile: Tile, place: Place) -> Shape:
@@ -342,10 +345,7 @@ class UpsampleConv2d(Undrawn, nn.Conv2d, Filtered):
             return lambda tile, place: self._enlarged(tile.data, place.missing, weight, bias)
 
         def on_tile(tile: Tile, place: Place) -> Tensor:
-            there = tile.out
-            if there is None:
-                made = (len(tile.data), self.out_channels, *(span.size for span in place.region))
-                there = current().spares.empty(stored(made), tile.data.dtype).movedim(-1, 1)
+            there = _unwritten(self, tile, place) if tile.out is None else tile.out
             top = place.region[0].start
             for band in self._bands(place.region):
                 window = self._of_band(band, place.windows[0])

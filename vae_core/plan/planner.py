@@ -27,7 +27,7 @@ TILES = (2048, 1024, 512, 256, 128, 64, 32)
 NEARLY = 1.02
 """Costs that differ less are as good as equal: they weigh what a run does by orders of magnitude."""
 
-CLEARLY = 7 / 8
+CLEARLY = 3 / 4
 """Of the memory of another way: what is worth tiles, which take a little longer where all is small."""
 
 FREE = Costs(tile=0, host_byte=0, disk_byte=0)

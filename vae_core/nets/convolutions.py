@@ -289,9 +289,8 @@ class UpsampleConv2d(Undrawn, nn.Conv2d, Filtered):
         one whose input channels do.
         """
         c_out, c_in, *sides = self.weight.shape
-        taps = (
-            self.weight.movedim(1, -1).reshape(c_out, -1).t().contiguous()
-        )  # a plain matrix, which torch transposes quickly
+        # As a plain matrix, which torch transposes quickly.
+        taps = self.weight.movedim(1, -1).reshape(c_out, -1).t().contiguous()
         rows = self._boxes(taps.to(wide(taps.dtype)).view(*sides, c_in, c_out))
         columns = self._boxes(rows.transpose(0, 1)).to(dtype or self.weight.dtype)
         return columns.permute(2, 3, 1, 0)

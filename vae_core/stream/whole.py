@@ -177,13 +177,13 @@ class PlannedWhole(Whole):
         current().spares.keep_only(sizes, self.after.step.spare_bytes)
 
     def _head(self, ops: Sequence[Op]) -> tuple[Op, ...]:
-        """The operations to go over bands; none where all is in the cache anyway, or would be laid out anew for nothing."""
+        """The operations to go over bands; none where the Field is small, or would be laid out anew for nothing."""
         x, shape = self.data, self.shape
         if x.device.type != "cpu" or x.numel() <= bands.BAND_ELEMENTS:
             return ()
         head = tuple(takewhile(lambda op: goes_in_bands(op, shape), ops))
-        innermost = is_innermost(x) and not x.is_contiguous() and x.nbytes > memory.AT_HAND_BYTES
-        return head if innermost or (head and self._room(ops[len(head) :])) else ()
+        pays = is_innermost(x) and not x.is_contiguous() and x.nbytes > memory.AT_HAND_BYTES
+        return head if pays or (head and self._room(ops[len(head) :])) else ()
 
     def _sizes(self, head: Sequence[Op], rest: Sequence[Op], room: int) -> list[int]:
         """Bytes of the tensors that a pass makes in spare memory: those of its head, and of a convolution after that."""

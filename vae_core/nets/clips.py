@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..geometry import Region, Span, Window
-from .convolutions import (
-    wide,
-)
+from .convolutions import wide
 from .layouts import select
 from .passes import OnTile, Op, Place, Shape, Source, Tile
 

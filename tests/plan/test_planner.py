@@ -14,8 +14,11 @@ from tiny_nets import tiny_net
 
 import vae_core
 from vae_core.geometry import grid, tile_kinds
+from vae_core.models import CLASSES
 from vae_core.nets.trace import trace
 from vae_core.plan import COSTS, Budget, Case, Plan, Planner
+from vae_core.plan.planner import CLEARLY
+from vae_core.spec import VARIANTS
 
 NET = tiny_net("sdxl")
 TRACE = trace(NET.decode_field, (1, 4, 128, 96))
@@ -191,13 +194,18 @@ def test_networks_without_normalisation_may_run_depth_first() -> None:
 
 
 def test_a_run_that_is_hardly_cheaper_and_takes_more_memory_is_not_taken_where_memory_costs_time() -> None:
-    """Tiles of a large picture cost little beside its convolutions, those of a small one much."""
-    for side, rung in ((32, "whole"), (256, "streamed")):
-        planner = Planner(Case(trace(tiny_net("sdxl").decode_field, (1, 4, side, side)), costs=COSTS["cpu"]))
+    """Tiles of a large picture of the real width cost little beside its convolutions; those of a small one save little."""
+    net = CLASSES["AutoencoderKL"](**VARIANTS["sdxl"].config)
+    weights = sum(parameter.nbytes for parameter in net.parameters())
+    for side, rung in ((32, "whole"), (128, "streamed")):
+        traced = trace(net.decode_field, (1, 4, side, side))
+        planner = Planner(Case(traced, weight_bytes=weights, costs=COSTS["cpu"]))
         chosen = planner.plan(None)
         assert chosen.rung == rung, chosen.table()
         assert chosen.steps == planner.plan(Budget(PLENTY), briefly=True).steps
         assert chosen.operations <= 1.05 * planner.case.trace.operations
+        whole = planner.plan(None, whole=True)
+        assert chosen.rung == "whole" or chosen.device_bytes <= CLEARLY * whole.device_bytes
 
 
 def test_a_plan_is_integers_and_text() -> None:

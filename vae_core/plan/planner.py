@@ -24,7 +24,7 @@ from .tilings import Tilings
 TILES = (2048, 1024, 512, 256, 128, 64, 32)
 """Edges in cells, largest first. Equal tile shapes keep the convolution kernels' caches warm, so there are few."""
 
-NEARLY = 1.02
+NEARLY = 1.05
 """Costs that differ less are as good as equal: they weigh what a run does by orders of magnitude."""
 
 CLEARLY = 3 / 4
@@ -182,20 +182,31 @@ class Planner:
         return ways
 
     def _ways(self, budget: Budget, tile: int | None, without: Sequence[str] = ()) -> Iterator[Way]:
-        case = self.case
+        case, worth = self.case, budget
         if tile is None and not case.watched:
             if all(home == "device" for home in case.cache_homes):
-                yield from (self.whole(images, budget) for images in dict.fromkeys((case.images, 1)))
+                wholes = [self.whole(images, budget) for images in dict.fromkeys((case.images, 1))]
+                yield from wholes
+                worth = self._worth(wholes[0].rung, budget)
             deep = self._depth_first(budget)
             if deep is not None:
                 yield deep
         nearer: Way | None = None
         for homes in self._homes(budget):
             failed = nearer is not None and nearer.rung.name in without
-            way = self._streamed(budget, homes, (tile,) if tile is not None else self._edges(), far=failed)
+            edges = (tile,) if tile is not None else self._edges()
+            way = self._streamed(budget, homes, edges, far=failed, worth=worth)
             if nearer is None or failed or way.steps != nearer.steps:  # else the farther places are not used
                 yield way
+            if worth != budget and way.rung.name not in without:
+                return  # what fits in one piece needs no files
             nearer = way
+
+    def _worth(self, whole: Rung, budget: Budget) -> Budget:
+        """What tiles may use to be taken in place of the whole run where that fits."""
+        if not (self.case.costs.fresh_byte and whole.fits):
+            return budget
+        return replace(budget, device_bytes=int(CLEARLY * whole.device_bytes))
 
     def _homes(self, budget: Budget) -> list[tuple[Home, ...]]:
         """Where Fields may live, from near to far."""
@@ -237,17 +248,24 @@ class Planner:
             return None
         return self._way(streamable, *found, "depth first" if as_a_whole else "depth first in part", budget)
 
-    def _streamed(self, budget: Budget, homes: tuple[Home, ...], edges: tuple[int, ...], far: bool) -> Way:
-        """The cheapest way that fits, else the one of the smallest tiles and Fields as far away as may be.
+    def _streamed(
+        self, budget: Budget, homes: tuple[Home, ...], edges: tuple[int, ...], far: bool, worth: Budget
+    ) -> Way:
+        """The cheapest way that fits, or one in `worth` that is nearly as cheap.
+
+        Where nothing fits, the one of the smallest tiles and Fields as far away as may be.
 
         `far` puts the result as far away as may be: nearer there was no room.
         """
-        streamable = self._of_edges(edges)
-        found = self._best(streamable, budget, homes, homes[-1:] if far else homes)
+        streamable, ends = self._of_edges(edges), homes[-1:] if far else homes
+        found = self._best(streamable, budget, homes, ends)
+        less = None if worth == budget else self._best(streamable, worth, homes, ends)
         if found is None:
             streamable = self._of_edges(edges[-1:])
             found = self._best(streamable, self._least, homes[-1:], homes[-1:])
             assert found is not None
+        elif less is not None and less[0].cost <= NEARLY * found[0].cost:
+            found = less
         return self._way(streamable, *found, STREAMED[homes], budget)
 
     @property

@@ -25,6 +25,9 @@ from .tilings import Tilings
 LEAST_ROWS = 64
 """Of a tile that is as wide as the picture: its halo has a row above and one below."""
 
+PIECES = 3
+"""Of the memory of a tile: its window, the same normalised, and what is made of it."""
+
 CALLERS = -1
 """The index of an input that the caller holds, where the run works on a copy of it."""
 
@@ -267,6 +270,7 @@ class Streamable:
         if not p.chain.ops:
             return self._foreign(p, held[p.enters], home)
         tiling = self.tilings.of(p, tile)
+        lands = self._lands(p, tiling, None if overwrites is None else held[overwrites])
         need = tiling.need(
             self._reading(held[p.enters]),
             [self._reading(held[f]) for f in p.reads],
@@ -275,7 +279,7 @@ class Streamable:
             staged=self.apart,
             kept=sum(self._elements(f) for f in p.reads_all if self._reading(held[f]).copied) * self.itemsize,
             caches_away=self.apart and any(h != "device" for h in caches),
-            lands=self._lands(p, tiling, None if overwrites is None else held[overwrites]),
+            lands=lands,
         )
         # The frames of a clip that a pass sees as a batch of pictures; else one.
         pictures = p.shape[0]
@@ -287,7 +291,10 @@ class Streamable:
         for place, elements in caches.items():
             moved[place] += elements * self.itemsize
         copied = any(op.reach and not op.workspace for op in p.chain.ops) * tiling.window_elements * self.itemsize
-        return self._weighed(tile, edge, need, pictures * tiling.operations, pictures * tiling.tiles, moved, copied)
+        if lands is None and not self.apart:
+            copied += prod(p.shape) * self.itemsize
+        operations, tiles = pictures * tiling.operations, pictures * tiling.tiles
+        return self._weighed(tile, edge, need, operations, tiles, moved, copied, PIECES)
 
     def _lands(self, p: TracedPass, tiling: Tiling, overwritten: Live | None) -> int | None:
         """The number of the operation that puts tiles where they lie in the output; the result may be laid out in another way."""
@@ -345,11 +352,12 @@ class Streamable:
         tiles: int,
         moved: dict[Home, int],
         copied: int = 0,
+        pieces: int = 1,
     ) -> Option:
         far = moved["host"] + moved["disk"]
         copies = moved["host"] * self.costs.host_byte + moved["disk"] * self.costs.disk_byte
         copies += copied * self.costs.copied_byte
-        each = self.costs.tile + self.costs.fresh(need.device)
+        each = self.costs.tile + self.costs.fresh(need.device, pieces)
         return Option(int(operations + tiles * each + copies), tile, edge, need, operations, far)
 
     def _reading(self, f: Live) -> Reading:

@@ -11,7 +11,7 @@ from math import prod
 from typing import NamedTuple, cast
 
 from ..geometry import Span, Window, span_kinds
-from ..nets import bands, memory
+from ..nets import bands
 from ..nets.convolutions import split_pads
 from ..nets.passes import Field, Place, goes_in_bands
 from ..nets.statistics import GATHERED
@@ -285,10 +285,10 @@ class Tiling:
         """How many operations a whole run begins with band by band, as it does on a CPU."""
         shape = self.p.stages[0]
         elements = self.images * prod(shape[1:])
-        if self.p.chain.fused or elements <= bands.BAND_ELEMENTS:
+        if self.p.chain.fused:
             return 0
         head = sum(1 for _ in takewhile(lambda op: goes_in_bands(op, shape), self.p.chain.ops))
-        return head if elements * itemsize > memory.AT_HAND_BYTES or self._room(head) else 0
+        return head if bands.pay(elements, itemsize, self._room(head)) else 0
 
     def _room(self, head: int) -> int:
         """Elements of the frames that the next operation needs before what they make."""

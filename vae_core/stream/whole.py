@@ -12,7 +12,7 @@ from typing import cast
 from torch import Tensor
 
 from ..geometry import Region, Span, slices
-from ..nets import bands, memory
+from ..nets import bands
 from ..nets.chain import Chain
 from ..nets.convolutions import kernel
 from ..nets.heads import over_bands
@@ -179,11 +179,10 @@ class PlannedWhole(Whole):
     def _head(self, ops: Sequence[Op]) -> tuple[Op, ...]:
         """The operations to go over bands; none where the Field is small, or would be laid out anew for nothing."""
         x, shape = self.data, self.shape
-        if x.device.type != "cpu" or x.numel() <= bands.BAND_ELEMENTS:
-            return ()
-        head = tuple(takewhile(lambda op: goes_in_bands(op, shape), ops))
-        pays = is_innermost(x) and not x.is_contiguous() and x.nbytes > memory.AT_HAND_BYTES
-        return head if pays or (head and self._room(ops[len(head) :])) else ()
+        head = tuple(takewhile(lambda op: goes_in_bands(op, shape), ops)) if x.device.type == "cpu" else ()
+        room = self._room(ops[len(head) :]) if head else 0
+        lies_so = is_innermost(x) and not x.is_contiguous()
+        return head if (lies_so or room) and bands.pay(x.numel(), x.element_size(), room) else ()
 
     def _sizes(self, head: Sequence[Op], rest: Sequence[Op], room: int) -> list[int]:
         """Bytes of the tensors that a pass makes in spare memory: those of its head, and of a convolution after that."""

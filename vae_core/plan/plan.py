@@ -34,7 +34,8 @@ class Costs:
     disk_byte: float
     """A byte between memory and a temporary file."""
     copied_byte: int = 0
-    """A byte of a tile's window that is copied within memory, behind what a causal convolution needs before it."""
+    """A byte that is copied within memory: of a tile's window, behind what a causal convolution needs before it, and of a tile
+    that is not made where it is to lie."""
     fresh_byte: float = 0
     """A byte of memory that the system has to hand out anew: the peak of a run once, as memory of dead Fields is used again,
     and what each tile needs for itself, where that is more than the system keeps at hand."""

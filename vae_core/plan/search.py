@@ -26,7 +26,7 @@ LEAST_ROWS = 64
 """Of a tile that is as wide as the picture: its halo has a row above and one below."""
 
 PIECES = 3
-"""Of the memory of a tile: its window, the same normalised, and what is made of it."""
+"""In which the memory of a tile is allocated: its window, the same normalised, and what is made of it."""
 
 CALLERS = -1
 """The index of an input that the caller holds, where the run works on a copy of it."""
